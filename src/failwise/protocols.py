@@ -1,0 +1,144 @@
+"""The protocols that plugins implement: small, structural, and free of heavy imports at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from failwise.types import ActionChunk, EnvSpec, Observation, PolicySpec
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Gymnasium's API, plus what learning from failures needs.
+
+    ``reset`` and ``step`` return an ``Observation`` whose images render **on first access**, and only while the
+    environment has not moved on: an unwatched step costs no rendering. ``info`` of both holds ``conditions``
+    ({name: bool}) and ``success`` (bool). The same seed gives the same episode; distinct seeds, distinct layouts.
+    """
+
+    spec: EnvSpec
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. ``options={"instruction": str}`` replaces the wording."""
+        ...
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Apply one action (A,) inside the bounds. Returns observation, reward, terminated, truncated, info."""
+        ...
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """The complete simulation state: arrays only, so that it can be stored as safetensors."""
+        ...
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> Observation:
+        """Continue from a snapshot of the same task, exactly."""
+        ...
+
+    def expert(self) -> NDArray[Any] | None:
+        """The scripted expert's action (A,) for the current state, or None where there is no expert."""
+        ...
+
+    def close(self) -> None:
+        """Free the simulator and its renderer."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that acts: observations in, one chunk each out."""
+
+    spec: PolicySpec
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode: forget the past, seed all randomness."""
+        ...
+
+    def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """One chunk per observation."""
+        ...
+
+
+class Context(Protocol):
+    """What ``encode`` computed once per observation: the prefix cache that every later call reuses."""
+
+    batch: int
+    features_BD: torch.Tensor
+
+    def select(self, indices: torch.Tensor) -> Context:
+        """The contexts of some observations, in the given order."""
+        ...
+
+
+@runtime_checkable
+class GenerativePolicy(Protocol):
+    """A flow- or diffusion-based policy, opened up so that sampling can be steered from outside.
+
+    Normalised actions are the sampler's space; ``decode`` brings them to the environment's units.
+    """
+
+    spec: PolicySpec
+
+    def encode(self, observations: Sequence[Observation]) -> Context:
+        """Run the backbone once per observation."""
+        ...
+
+    def predict(
+        self, noisy_BNHA: torch.Tensor, t: torch.Tensor, context: Context, heads: tuple[str, ...]
+    ) -> torch.Tensor:
+        """Predictions (E, B, N, H, A) of the named heads, in one batched expert pass.
+
+        ``t`` is the flow time in [0, 1] (0 noise, 1 action), shape () or (B, N). The prediction is the velocity
+        ``v = a - z`` ("flow") or the noise ("epsilon"), as ``spec.prediction`` says.
+        """
+        ...
+
+    def decode(self, actions_BHA: torch.Tensor) -> NDArray[Any]:
+        """Normalised actions to float32 (B, H, A) in the environment's units, clipped to the bounds."""
+        ...
+
+
+class Steering(Protocol):
+    """What bends sampling. Every hook has a neutral default in ``failwise.steer.Unsteered``."""
+
+    heads: tuple[str, ...]  # which heads ``adjust`` wants, first the acting one
+    samples: int  # N chunks to draw per observation
+
+    def prepare(self, policy: GenerativePolicy, context: Context) -> None:
+        """Called once per inference, before any denoising step (compute the risk, reset a posterior)."""
+        ...
+
+    def noise(self, noise_BNHA: torch.Tensor, context: Context) -> torch.Tensor:
+        """Replace or reshape the initial noise."""
+        ...
+
+    def adjust(
+        self, predictions_EBNHA: torch.Tensor, noisy_BNHA: torch.Tensor, t: float, context: Context
+    ) -> torch.Tensor:
+        """One prediction (B, N, H, A) out of the heads' predictions, at one denoising step."""
+        ...
+
+    def select(self, actions_BNHA: torch.Tensor, context: Context) -> torch.Tensor:
+        """The index (B,) of the sample to act on."""
+        ...
+
+    def info(self) -> list[dict[str, float]]:
+        """Named scalars per observation (length B) about the last inference."""
+        ...
+
+
+class Executor(Protocol):
+    """Maps a function over idempotent items; results come back as they finish."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield one result per item, in any order. A lost worker's item is done again."""
+        ...
