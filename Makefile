@@ -1,0 +1,62 @@
+# Every target sets up what it needs: a virtual environment with pinned packages, and the libraries that rendering needs.
+VENV ?= .venv
+EXTRAS ?= metaworld,text,dev
+# Passed to pip, for instance an index that carries the build of torch for your accelerator.
+PIP_ARGS ?=
+WORKERS ?= 2
+DEMO_OUT ?= runs/demo
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup render-libraries test demo lint bench format hooks constraints clean
+
+help:
+	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
+	@echo "make demo    the whole job on Meta-World in minutes: collect, learn, steer, prove, report"
+	@echo "make test    the tests"
+	@echo "make lint    ruff, mypy --strict, the import contract"
+	@echo "make bench   the benchmarks, one line of figures each"
+	@echo "make hooks   install the pre-commit hooks"
+
+setup: render-libraries $(STAMP)
+
+# Not part of the stamp: the libraries belong to the machine, not to the environment, and the check takes milliseconds.
+render-libraries:
+	@bash scripts/render_libraries.sh
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+	@VENV='$(VENV)' EXTRAS='$(EXTRAS)' PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
+	@touch $@
+
+# One thread a worker: the workers already fill the cores.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+demo: setup
+	$(BIN)/failwise demo --out '$(DEMO_OUT)' --workers $(WORKERS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+hooks: setup
+	$(BIN)/pre-commit install --hook-type pre-commit --hook-type commit-msg
+
+# After a deliberate upgrade inside $(VENV) and a green 'make lint test'. A local build tag (+cpu) is not a pin.
+constraints:
+	@{ head -n 1 constraints.txt; $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
+	  | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

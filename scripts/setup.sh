@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Creates the virtual environment and installs Failwise into it, editable, with pinned packages. Called by the Makefile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+VENV=${VENV:-.venv} EXTRAS=${EXTRAS:-metaworld,text,dev}
+
+# A name on PATH may be a launcher for a version that is not there, so each candidate has to answer.
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3 python; do
+    [ -n "$candidate" ] || continue
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "setup: no Python 3.11 or newer with the venv module was found on PATH." >&2
+  echo "setup: install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name it: make setup PYTHON=/path/to/python3" >&2
+  return 1
+}
+
+if ! "$VENV/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+  python=$(find_python)
+  echo "setup: creating $VENV with $("$python" --version)"
+  "$python" -m venv --clear "$VENV"
+fi
+
+echo "setup: installing failwise[$EXTRAS] (a few minutes the first time)"
+# shellcheck disable=SC2086  # PIP_ARGS is a list of options
+if ! "$VENV/bin/python" -m pip install --quiet --no-input ${PIP_ARGS:-} --constraint constraints.txt --editable ".[$EXTRAS]"; then
+  echo "setup: the installation failed (see above). When the network was the cause, run the same command again." >&2
+  exit 1
+fi
+"$VENV/bin/failwise" --version

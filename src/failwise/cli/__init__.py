@@ -1,0 +1,92 @@
+"""The command line: one file a verb, and the one place where errors become one line and an exit code.
+
+Exit codes: 0 done, 1 a check found something wrong, 2 the request cannot run as asked, 130 stopped by Ctrl-C.
+A traceback means a bug in Failwise: every error that a user can cause is a ``FailwiseError``.
+
+Each verb module offers ``main(argv: Sequence[str]) -> int``. It is imported only when its verb is called, so
+``failwise --help`` loads neither torch nor the option parser.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from failwise.errors import FailwiseError, UnknownNameError
+
+VERBS = {
+    "collect": "run a policy (or the scripted expert) and record its episodes",
+    "train": "turn recorded episodes into a policy or another model: failwise train METHOD",
+    "improve": "the whole job: collect, learn from failures, choose on validation seeds, prove on test seeds",
+    "evaluate": "compare policies and agents on paired seeds",
+    "report": "write the one-page HTML report of a run",
+    "list": "name what is there: failwise list envs|policies|methods",
+    "doctor": "check this machine, with the line that mends what is missing",
+    "demo": "the whole job in small on Meta-World, in minutes",
+    "store": "check, repair or count recorded episodes",
+}
+
+# What the disk or its rights refuse is never a bug here, whichever call met it first.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+def help_text() -> str:
+    """What ``failwise --help`` prints."""
+    rows = "\n".join(f"  {name:<10} {summary}" for name, summary in VERBS.items())
+    return (
+        "usage: failwise VERB [OPTIONS]\n\n"
+        "Makes vision-language-action robot policies wise from their failures, and proves it on paired seeds.\n\n"
+        f"verbs:\n{rows}\n\n"
+        "'failwise VERB --help' shows a verb's options; 'failwise --version' the version."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except FailwiseError as error:
+        return _one_line(str(error), 2)
+    except KeyboardInterrupt:
+        again = shlex.join(["failwise", *arguments])
+        return _one_line(f"stopped. What is recorded is kept; the same command resumes: {again}", 130)
+    except BrokenPipeError:
+        # The reader (head, less) left. Point stdout elsewhere so that the interpreter's last flush stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        place = error.filename or "the output folder"
+        return _one_line(f"cannot write or read {place}: {error.strerror}; choose another folder or free some space", 2)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "version"):
+        from failwise import __version__
+
+        print(f"failwise {__version__}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UnknownNameError("verb", verb, VERBS)
+    code: int = import_module(f"failwise.cli.{verb}").main(rest)
+    return code
+
+
+def _one_line(message: str, code: int) -> int:
+    print("failwise:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+__all__ = ["VERBS", "help_text", "main"]
