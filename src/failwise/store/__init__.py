@@ -1,0 +1,19 @@
+"""Episodes on disk: one directory an episode, committed by rename, read lazily, checked and repaired."""
+
+from failwise.store.episode import StoredEpisode
+from failwise.store.episode_store import EpisodeStore
+from failwise.store.integrity import CheckResult, Problem, RepairResult, check, repair
+from failwise.store.naming import episode_id
+from failwise.store.writer import EpisodeWriter
+
+__all__ = [
+    "CheckResult",
+    "EpisodeStore",
+    "EpisodeWriter",
+    "Problem",
+    "RepairResult",
+    "StoredEpisode",
+    "check",
+    "episode_id",
+    "repair",
+]

@@ -1,0 +1,139 @@
+"""Writing so that a crash at any moment leaves either the whole episode or nothing that counts.
+
+An episode is written into a hidden directory beside its place, every file is flushed to the disk, and one ``rename``
+publishes it. The hidden directory's name says who is writing (host, process, the process's start), so that the
+leftovers of a killed writer can be told from the work of a living one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from failwise.errors import StoreError
+from failwise.store.naming import META, WRITING
+
+FOREIGN_LEFTOVER_AGE_S = 3600.0
+"""Another host's writer is taken for dead when its hidden directory has not changed for this long (a commit takes
+seconds, and nothing but a commit has such a directory)."""
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Create a file and force it to the disk. Raises ``OSError``; ``FileExistsError`` if it is already there."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
+    """Write ``files`` as the directory ``root/name``, all or nothing. ``meta.json`` is written last.
+
+    Returns:
+        True if this call published it, False if a complete ``root/name`` was there first (which then stays as it is).
+
+    Raises:
+        StoreError: the disk refused, or a damaged directory occupies the place. Nothing is left behind.
+
+    """
+    writing = root / _writing_name()
+    try:
+        writing.mkdir()
+        for file in sorted(files, key=lambda file: (file == META, file)):
+            write_file(writing / file, files[file])
+        _sync_directory(writing)
+        writing.rename(root / name)
+        _sync_directory(root)
+    except OSError as error:
+        shutil.rmtree(writing, ignore_errors=True)
+        # rename(2) replaces an empty directory, never one that holds files: the first writer wins without a lock.
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            if (root / name / META).is_file():
+                return False
+            raise StoreError(
+                f"{root / name}: a damaged episode is in the way; run 'failwise store repair {root}', then try again"
+            ) from error
+        raise StoreError(
+            f"cannot write {root / name}: {error.strerror or error}; {_remedy(error)}"
+        ) from error
+    except BaseException:
+        shutil.rmtree(writing, ignore_errors=True)
+        raise
+    return True
+
+
+def leftovers(root: Path, now: float | None = None) -> list[Path]:
+    """Hidden directories of writers that live no more, sorted. ``now`` is in seconds since the epoch."""
+    moment = time.time() if now is None else now
+    return sorted(path for path in root.glob(f"{WRITING}*") if path.is_dir() and _is_abandoned(path, moment))
+
+
+def _is_abandoned(writing: Path, now: float) -> bool:
+    parts = writing.name.removeprefix(WRITING).split("--")
+    if len(parts) == 4 and parts[0] == _host() and parts[1].isdigit():
+        return _process_start(int(parts[1])) != parts[2]
+    try:
+        return now - writing.stat().st_mtime > FOREIGN_LEFTOVER_AGE_S
+    except FileNotFoundError:
+        return False
+
+
+def _writing_name() -> str:
+    return f"{WRITING}{_host()}--{os.getpid()}--{_process_start(os.getpid())}--{secrets.token_hex(4)}"
+
+
+def _host() -> str:
+    return re.sub("[^A-Za-z0-9.]+", "-", socket.gethostname()).strip("-") or "host"
+
+
+def _process_start(pid: int) -> str | None:
+    """When a living process began, in the kernel's ticks ("0" where the kernel does not tell); None for a dead one.
+
+    Process ids are reused; a process id and its start are not.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return _signalled(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _signalled(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "0"
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space and run the same command again: what is already committed is kept"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "make the folder writable or choose another one"
+        case errno.ENOENT:
+            return "the store's folder has gone; was it moved while episodes were being written?"
+        case _:
+            return "check the disk and run the same command again: what is already committed is kept"

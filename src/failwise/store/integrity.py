@@ -1,0 +1,193 @@
+"""Checking that a store holds what was written, and putting aside what does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+import numpy as np
+
+from failwise.errors import StoreError
+from failwise.store.consistency import contradictions
+from failwise.store.durable import leftovers
+from failwise.store.episode import StoredEpisode, read_meta
+from failwise.store.episode_store import EpisodeStore
+from failwise.store.naming import CHUNKS, MANIFEST, META, QUARANTINE, STEPS
+from failwise.types import Outcome
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one episode: its id, and one line about what and where."""
+
+    episode_id: str
+    what: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What ``check`` found.
+
+    Attributes:
+        episodes: directories that are, or once were, episodes.
+        outcomes: sound episodes by outcome; together with the damaged ones they are all episodes.
+        problems: what is wrong, in the order of the ids.
+        leftovers: hidden directories that killed writers left; no episode is lost by removing them.
+
+    """
+
+    episodes: int
+    outcomes: dict[Outcome, int]
+    problems: tuple[Problem, ...]
+    leftovers: tuple[Path, ...]
+
+    @property
+    def damaged(self) -> list[str]:
+        """Ids of the damaged episodes, sorted."""
+        return sorted({problem.episode_id for problem in self.problems})
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems and not self.leftovers
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """What ``repair`` did: where damaged episodes now are (id -> directory), and which leftovers it removed."""
+
+    quarantined: dict[str, Path]
+    removed: tuple[Path, ...]
+
+
+def check(store: EpisodeStore) -> CheckResult:
+    """Verify every file of every episode: checksums, shapes, counts, images, and that the outcomes add up.
+
+    Raises:
+        StoreError: the outcomes of the sound episodes and the damaged ones do not add up to all episodes.
+
+    """
+    outcomes: Counter[Outcome] = Counter()
+    problems: list[Problem] = []
+    directories = _episode_directories(store.path)
+    for directory in directories:
+        found = [Problem(directory.name, what) for what in _problems(directory)]
+        problems += found
+        if not found:
+            outcomes[read_meta(directory).outcome] += 1
+    result = CheckResult(
+        episodes=len(directories),
+        outcomes={outcome: outcomes[outcome] for outcome in Outcome},
+        problems=tuple(problems),
+        leftovers=tuple(leftovers(store.path)),
+    )
+    counted = sum(result.outcomes.values()) + len(result.damaged)
+    if counted != result.episodes:
+        raise StoreError(
+            f"{store.path}: {result.episodes} episodes, but {counted} outcomes; is it being written to?"
+        )
+    return result
+
+
+def repair(store: EpisodeStore) -> RepairResult:
+    """Move damaged episodes to ``quarantine/``, remove the leftovers of killed writers, rebuild the index.
+
+    Nothing that was committed is deleted. Beside each quarantined episode, ``<name>.problems.json`` says why.
+    """
+    result = check(store)
+    quarantined: dict[str, Path] = {}
+    for name in result.damaged:
+        target = _free_place(store.path / QUARANTINE, name)
+        target.parent.mkdir(exist_ok=True)
+        reasons = [problem.what for problem in result.problems if problem.episode_id == name]
+        target.with_name(target.name + ".problems.json").write_text(json.dumps(reasons, indent=1) + "\n")
+        (store.path / name).rename(target)
+        quarantined[name] = target
+    for leftover in result.leftovers:
+        shutil.rmtree(leftover)
+    store.rebuild_index()
+    return RepairResult(quarantined, result.leftovers)
+
+
+def _episode_directories(root: Path) -> list[Path]:
+    """Directories with any file that only an episode has: other people's folders are none of our business."""
+    return sorted(
+        path
+        for path in root.iterdir()
+        if path.name != QUARANTINE
+        and not path.name.startswith(".")
+        and any((path / file).exists() for file in (META, MANIFEST, STEPS, CHUNKS))
+    )
+
+
+def _problems(directory: Path) -> Iterator[str]:
+    """One line for each thing that is wrong with an episode; contents are examined only if all bytes are right."""
+    wrong_bytes = list(_wrong_bytes(directory))
+    yield from wrong_bytes
+    if wrong_bytes:
+        return
+    try:
+        episode = StoredEpisode(directory)
+        yield from _wrong_contents(episode)
+    except StoreError as error:
+        yield str(error)
+
+
+def _wrong_bytes(directory: Path) -> Iterator[str]:
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        expected = {
+            str(file): (int(about["bytes"]), str(about["sha256"])) for file, about in manifest.items()
+        }
+    except FileNotFoundError:
+        yield f"{MANIFEST} is missing"
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"{MANIFEST} is damaged ({error})"
+        return
+    for file, (size, digest) in sorted(expected.items()):
+        path = directory / file
+        if not path.is_file():
+            yield f"{file} is missing"
+        elif path.stat().st_size != size:
+            yield f"{file} has {path.stat().st_size} bytes, expected {size}"
+        else:
+            with path.open("rb") as content:
+                if file_digest(content, "sha256").hexdigest() != digest:
+                    yield f"{file} has other contents than were written (its SHA-256 differs)"
+    for path in sorted(directory.iterdir()):
+        if path.name not in expected and path.name != MANIFEST:
+            yield f"{path.name} does not belong to the episode (it is not in {MANIFEST})"
+
+
+def _wrong_contents(episode: StoredEpisode) -> Iterator[str]:
+    meta = episode.meta
+    steps = len(episode.rewards())
+    looks = episode.look_steps()
+    cameras = episode.cameras()
+    yield from contradictions(meta, episode.id, steps, len(looks), cameras)
+    for camera in cameras:
+        for look in range(len(looks)):
+            episode.frames(camera, [look])
+    starts = episode.chunk_starts()
+    fresh = np.flatnonzero([record.chunk_step == 0 for record in episode.steps()])
+    if not np.array_equal(starts, fresh):
+        yield f"{CHUNKS} has {len(starts)} chunks, {STEPS} has {len(fresh)}"
+    feature_steps, features = episode.features()
+    if len(feature_steps) != len(features):
+        yield f"features have {len(feature_steps)} steps and {len(features)} vectors"
+    for step in episode.snapshot_steps():
+        episode.snapshot(step)
+
+
+def _free_place(folder: Path, name: str) -> Path:
+    """``folder/name``, or with the first free number behind it: what is in quarantine already is kept, too."""
+    place, number = folder / name, 2
+    while place.exists():
+        place, number = folder / f"{name}.{number}", number + 1
+    return place

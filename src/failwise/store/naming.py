@@ -1,0 +1,69 @@
+"""The names in a store: of episodes, of their files, and of what is not yet an episode."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+from failwise.errors import SetupError
+
+META = "meta.json"
+MANIFEST = "manifest.json"
+STEPS = "steps.parquet"
+CHUNKS = "chunks.parquet"
+FRAMES = "frames.parquet"
+FEATURES = "features.safetensors"
+SNAPSHOTS = "snapshots.safetensors"
+
+QUARANTINE = "quarantine"
+INDEX = ".index.jsonl"
+WRITING = ".writing--"
+
+# A file name may have 255 bytes; the rest is room for the suffixes that quarantine adds.
+_LONGEST = 200
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def video_file(camera: str) -> str:
+    """The file name of one camera's video."""
+    return f"frames.{camera}.mp4"
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name can be a file name on every file system: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 200 long."""
+    return len(name) <= _LONGEST and _SAFE.fullmatch(name) is not None
+
+
+def require_episode_id(name: str) -> None:
+    """Raise ``SetupError`` unless ``name`` can name an episode's directory."""
+    if not is_safe(name) or name == QUARANTINE:
+        raise SetupError(
+            f"{name[:80]!r} cannot name an episode: use letters, digits, '.', '_' and '-', begin with a letter or "
+            f"digit, at most {_LONGEST} characters, and not {QUARANTINE!r} (failwise.store.episode_id makes such names)"
+        )
+
+
+def episode_id(env_id: str, arm: str, env_seed: int) -> str:
+    """The id of what ``arm`` does in ``env_id`` from ``env_seed``: deterministic and safe as a file name.
+
+    ``episode_id("metaworld/pick-place", "base", 123)`` is ``"metaworld.pick-place--base--000123"``. A part that is
+    not safe as it stands (a path as an arm, say) is rewritten and marked with eight digits of its SHA-256, so that two
+    different arms never share an id.
+
+    Raises:
+        SetupError: a part is empty or everything together is too long.
+
+    """
+    if not env_id or not arm:
+        raise SetupError(f"an episode needs an environment id and an arm, got {env_id!r} and {arm!r}")
+    name = f"{_safe_part(env_id.replace('/', '.', 1))}--{_safe_part(arm)}--{env_seed:06d}"
+    require_episode_id(name)
+    return name
+
+
+def _safe_part(part: str) -> str:
+    if is_safe(part) and "--" not in part:
+        return part
+    rewritten = re.sub("-{2,}", "-", _UNSAFE.sub("-", part)).strip("-.")[:60]
+    return f"{rewritten or 'x'}.{sha256(part.encode()).hexdigest()[:8]}"
