@@ -19,7 +19,7 @@ def complaint(message: str) -> str | None:
     if subject.startswith(("Merge ", "Revert ", "fixup! ", "squash! ")):
         return None
     if not _FORM.fullmatch(subject):
-        return f"the first line must read 'type(scope): subject' with a type among {', '.join(TYPES)}; got {subject!r}"
+        return f"the first line must read 'type(scope): subject' (types: {', '.join(TYPES)}); got {subject!r}"
     if len(subject) > LONGEST:
         return f"the first line has {len(subject)} characters; {LONGEST} at most"
     if len(lines) > 1 and lines[1].strip():

@@ -1,8 +1,8 @@
-"""Which environment seed may be used for what: disjoint by construction, so that no test layout was ever seen before.
+"""Which environment seed may be used for what, disjoint by construction: no test layout was seen before.
 
-A seed is a layout: the same seed gives the same episode, distinct seeds give distinct ones. Demonstrations, own
-episodes, selection and proof therefore draw from four ranges that cannot meet. ``claim`` hands out seeds inside one
-range and refuses to leave it; ``refuse_overlap`` guards seeds that a user names by hand.
+A seed is a layout: the same seed gives the same episode, distinct seeds give distinct ones. So
+demonstrations, own episodes, selection and proof draw from four ranges that cannot meet. ``claim`` hands out
+seeds inside one range and refuses to leave it; ``refuse_overlap`` guards seeds that a user names by hand.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SeedRange:
         return self.start <= seed < self.stop
 
     def claim(self, n: int, offset: int = 0) -> range:
-        """``n`` seeds of this range, after the first ``offset`` of it (so that rounds and runs can follow one another).
+        """``n`` seeds of this range, after its first ``offset`` (so that rounds can follow one another).
 
         Raises:
             SetupError: n < 1, a negative offset, or more than the range holds.
@@ -66,8 +66,15 @@ def parse_seeds(text: str, home: SeedRange = TEST) -> range:
     if not colon:
         return home.claim(numbers[0])
     if not 0 <= numbers[0] < numbers[1] or numbers[1] > 2**31:
-        raise SetupError(f"seeds {text!r} hold no seed: write START:STOP with 0 <= START < STOP (STOP itself is left out)")
+        raise SetupError(
+            f"seeds {text!r} hold no seed: write START:STOP with 0 <= START < STOP (STOP itself is left out)"
+        )
     return range(numbers[0], numbers[1])
+
+
+def home_of(seeds: Sequence[int]) -> list[SeedRange]:
+    """The ranges that some seeds lie in, in the order of RANGES."""
+    return [home for home in RANGES if any(seed in home for seed in seeds)]
 
 
 def refuse_overlap(uses: Mapping[str, Sequence[int]]) -> None:

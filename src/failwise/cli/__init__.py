@@ -39,7 +39,7 @@ def help_text() -> str:
     rows = "\n".join(f"  {name:<10} {summary}" for name, summary in VERBS.items())
     return (
         "usage: failwise VERB [OPTIONS]\n\n"
-        "Makes vision-language-action robot policies wise from their failures, and proves it on paired seeds.\n\n"
+        "Makes robot policies wise from their failures, and proves it on paired seeds.\n\n"
         f"verbs:\n{rows}\n\n"
         "'failwise VERB --help' shows a verb's options; 'failwise --version' the version."
     )
@@ -58,14 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = shlex.join(["failwise", *arguments])
         return _one_line(f"stopped. What is recorded is kept; the same command resumes: {again}", 130)
     except BrokenPipeError:
-        # The reader (head, less) left. Point stdout elsewhere so that the interpreter's last flush stays quiet.
+        # The reader (head, less) left. Point stdout elsewhere: the interpreter flushes it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         place = error.filename or "the output folder"
-        return _one_line(f"cannot write or read {place}: {error.strerror}; choose another folder or free some space", 2)
+        return _one_line(
+            f"cannot write or read {place}: {error.strerror}; choose another folder or free some space", 2
+        )
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,0 +1,71 @@
+"""``failwise evaluate``: policies and agents on the same tasks and seeds, with a verdict in plain words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from failwise.cli.options import parse, parse_arms, writable_folder
+from failwise.errors import SetupError
+from failwise.seeds import TEST, home_of, parse_seeds
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare arms on paired seeds. The same command resumes; an arm that was run before is not run again."""
+
+    env: str
+    """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
+    arms: str
+    """What is compared, the baseline first: PATH,PATH or NAME=PATH,NAME=PATH. A path is a policy folder or an agent
+    folder; the words random and expert work too."""
+    out: Path
+    """Folder for the episodes and the comparison."""
+    seeds: str = "100"
+    """Seeds a task: a count, taken from the range that is reserved for tests, or START:STOP (STOP left out)."""
+    baseline: str | None = None
+    """Name of the arm that the others are compared with. Default: the first."""
+    confidence: float = 0.95
+    """Level of the intervals; a test rejects at one minus it."""
+    workers: int = 2
+    """Worker processes."""
+
+
+def note_on_seeds(seeds: Sequence[int]) -> str:
+    """A warning about seeds that lie in a range reserved for something else than tests, or ""."""
+    homes = [home.name for home in home_of(seeds) if home is not TEST]
+    if not homes:
+        return ""
+    return (
+        f"note: some of these seeds are reserved for {' and '.join(homes)}; "
+        "an agent that learned there has seen these layouts, so this is no proof"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is missing, compare, and print one verdict sentence an arm."""
+    options = parse(Evaluate, argv, "evaluate")
+    seeds, arms = parse_seeds(options.seeds), parse_arms(options.arms)
+    if not 0.5 <= options.confidence < 1:
+        raise SetupError(f"--confidence {options.confidence} is not in [0.5, 1); 0.95 is usual")
+    from failwise.envs import parse_env_ids
+    from failwise.evaluate import evaluate, verdicts
+
+    env_ids = parse_env_ids(options.env)
+    writable_folder(options.out)
+    if note := note_on_seeds(seeds):
+        print(note, file=sys.stderr)
+    comparison = evaluate(
+        env_ids,
+        arms,
+        seeds,
+        options.out,
+        workers=options.workers,
+        baseline=options.baseline,
+        confidence=options.confidence,
+    )
+    print("\n".join(verdicts(comparison)))
+    print(f"report: failwise report {options.out}")
+    return 0

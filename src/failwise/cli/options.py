@@ -1,0 +1,86 @@
+"""What several verbs share in reading their options: the parser, arms, and folders that must be writable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TypeVar
+
+from failwise.errors import SetupError
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], argv: Sequence[str], verb: str) -> Options:
+    """Read a frozen dataclass from the command line; a field's docstring is its help.
+
+    Prints the help or the complaint and leaves with exit code 0 or 2 when there is nothing to run.
+    """
+    import tyro  # here, because `failwise --help` must not wait for it
+
+    description = (options.__doc__ or "").strip()
+    return tyro.cli(options, prog=f"failwise {verb}", description=description, args=list(argv))
+
+
+def parse_arms(text: str) -> dict[str, str]:
+    """``"base=models/base,afil=runs/x/agent"`` or plain paths, which are named after their last folders.
+
+    Returns:
+        Arm name -> agent, in the order given; the first is the baseline.
+
+    Raises:
+        SetupError: no arm, an empty name or path, or two arms of one name.
+    """
+    arms: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, given, agent = part.partition("=")
+        if not given:
+            name, agent = _name(part, taken=arms), part
+        name, agent = name.strip(), agent.strip()
+        if not name or not agent:
+            raise SetupError(f"arm {part!r} is not NAME=PATH or PATH")
+        if name in arms:
+            raise SetupError(
+                f"two arms are called {name!r}; give them names: --arms {name}={arms[name]},other={agent}"
+            )
+        arms[name] = agent
+    if not arms:
+        raise SetupError("no arms given; write --arms base=PATH,other=PATH (the first is the baseline)")
+    return arms
+
+
+def _name(agent: str, taken: dict[str, str]) -> str:
+    """``runs/improve/agent`` -> "agent", or "improve-agent" where "agent" is taken already."""
+    parts = [part for part in Path(agent).parts if part not in ("/", ".", "..")] or [agent]
+    return parts[-1] if parts[-1] not in taken else "-".join(parts[-2:])
+
+
+def writable_folder(path: Path, option: str = "--out") -> Path:
+    """Make the folder, and prove that a file can be written into it, before hours of work depend on it.
+
+    Raises:
+        SetupError: it is a file, cannot be made, or refuses a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise SetupError(f"{option} {path} is a file, not a folder; name another folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"cannot write to {option} {path} ({error.strerror}); name a folder you may write to"
+        ) from error
+    return path
+
+
+def existing_folder(path: Path, option: str, holds: str) -> Path:
+    """Refuse a folder that is not there.
+
+    Raises:
+        SetupError: no such folder. ``holds`` says what was expected in it.
+    """
+    if not path.is_dir():
+        raise SetupError(f"{option} {path} is not a folder; it should hold {holds}")
+    return path
