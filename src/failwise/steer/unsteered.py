@@ -1,0 +1,44 @@
+"""No steering: the neutral hooks that every other steering starts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from failwise.protocols import Context, GenerativePolicy
+
+
+class Unsteered:
+    """The acting head as it is, one sample.
+
+    ``heads = ()`` stands for the policy's own acting head, ``policy.spec.heads[0]``, so that a steering that
+    only draws or selects works with every policy.
+    """
+
+    heads: tuple[str, ...] = ()
+    samples: int = 1
+    _batch: int = 0
+
+    def prepare(self, policy: GenerativePolicy, context: Context) -> None:
+        """Remember the batch size, for ``info``."""
+        self._batch = context.batch
+
+    def noise(self, noise_BNHA: torch.Tensor, context: Context) -> torch.Tensor:
+        """The noise as drawn, (B, N, H, A)."""
+        return noise_BNHA
+
+    def adjust(
+        self, predictions_EBNHA: torch.Tensor, noisy_BNHA: torch.Tensor, t: float, context: Context
+    ) -> torch.Tensor:
+        """The acting head's prediction, (B, N, H, A)."""
+        return predictions_EBNHA[0]
+
+    def select(self, actions_BNHA: torch.Tensor, context: Context) -> torch.Tensor:
+        """Sample 0 of each observation, (B,)."""
+        return torch.zeros(actions_BNHA.shape[0], dtype=torch.long, device=actions_BNHA.device)
+
+    def info(self) -> list[dict[str, float]]:
+        """Nothing to report, once per observation."""
+        return [{} for _ in range(self._batch)]
