@@ -4,6 +4,7 @@ from failwise.store.episode import StoredEpisode
 from failwise.store.episode_store import EpisodeStore
 from failwise.store.integrity import CheckResult, Problem, RepairResult, check, repair
 from failwise.store.naming import episode_id
+from failwise.store.summary import stores_under, summarise
 from failwise.store.writer import EpisodeWriter
 
 __all__ = [
@@ -16,4 +17,6 @@ __all__ = [
     "check",
     "episode_id",
     "repair",
+    "stores_under",
+    "summarise",
 ]

@@ -1,8 +1,8 @@
 """Writing so that a crash at any moment leaves either the whole episode or nothing that counts.
 
-An episode is written into a hidden directory beside its place, every file is flushed to the disk, and one ``rename``
-publishes it. The hidden directory's name says who is writing (host, process, the process's start), so that the
-leftovers of a killed writer can be told from the work of a living one.
+An episode is written into a hidden directory beside its place, every file is flushed to the disk, and one
+``rename`` publishes it. The hidden directory's name says who is writing (host, process, the process's start),
+so that the leftovers of a killed writer can be told from the work of a living one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from failwise.errors import StoreError
 from failwise.store.naming import META, WRITING
 
 FOREIGN_LEFTOVER_AGE_S = 3600.0
-"""Another host's writer is taken for dead when its hidden directory has not changed for this long (a commit takes
-seconds, and nothing but a commit has such a directory)."""
+"""Another host's writer counts as dead when its hidden directory has not changed for this long.
+
+A commit takes seconds, and nothing but a commit has such a directory."""
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Create a file and force it to the disk. Raises ``OSError``; ``FileExistsError`` if it is already there."""
+    """Create a file and force it to the disk. Raises ``OSError``, also when it is already there."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -37,12 +38,14 @@ def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
     """Write ``files`` as the directory ``root/name``, all or nothing. ``meta.json`` is written last.
 
     Returns:
-        True if this call published it, False if a complete ``root/name`` was there first (which then stays as it is).
+        True if this call published it, False if a complete ``root/name`` was there first (which then stays as
+        it is).
 
     Raises:
         StoreError: the disk refused, or a damaged directory occupies the place. Nothing is left behind.
-
     """
+    if (root / name / META).is_file():
+        return False
     writing = root / _writing_name()
     try:
         writing.mkdir()
@@ -53,12 +56,12 @@ def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
         _sync_directory(root)
     except OSError as error:
         shutil.rmtree(writing, ignore_errors=True)
-        # rename(2) replaces an empty directory, never one that holds files: the first writer wins without a lock.
+        # rename(2) replaces an empty directory, never one with files: the first writer wins without a lock.
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             if (root / name / META).is_file():
                 return False
             raise StoreError(
-                f"{root / name}: a damaged episode is in the way; run 'failwise store repair {root}', then try again"
+                f"{root / name}: a damaged episode is in the way; first run 'failwise store repair {root}'"
             ) from error
         raise StoreError(
             f"cannot write {root / name}: {error.strerror or error}; {_remedy(error)}"
@@ -94,7 +97,7 @@ def _host() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a living process began, in the kernel's ticks ("0" where the kernel does not tell); None for a dead one.
+    """When a living process began, in the kernel's ticks ("0" where it does not tell); None for a dead one.
 
     Process ids are reused; a process id and its start are not.
     """

@@ -30,8 +30,8 @@ def read_meta(directory: Path) -> EpisodeMeta:
 class StoredEpisode:
     """One committed episode of T steps and C policy inferences (chunks), read lazily.
 
-    Arrays that are handed out are the caller's own. Every method raises ``StoreError`` when the file it needs is
-    missing or damaged; the other parts of the episode stay readable.
+    Arrays that are handed out are the caller's own. Every method raises ``StoreError`` when the file it needs
+    is missing or damaged; the other parts of the episode stay readable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,11 +91,11 @@ class StoredEpisode:
             horizon: H >= 1.
 
         Returns:
-            float32 (H, A), the last action repeated beyond the end, and bool (H,), False where it was repeated.
+            float32 (H, A), the last action repeated beyond the end, and bool (H,), False where it was
+            repeated.
 
         Raises:
             DataError: ``step`` or ``horizon`` is out of range.
-
         """
         actions = self._steps.actions
         if not 0 <= step < len(actions) or horizon < 1:
@@ -122,14 +122,13 @@ class StoredEpisode:
 
         Raises:
             DataError: no such camera or look was recorded.
-
         """
         if not self.meta.n_frames:
             raise DataError(f"{self.id}: no frames were recorded")
         return self._frames.read(camera, looks)
 
     def features(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Steps int64 (C',) and the policy's features float32 (C', D) there; empty when none were recorded."""
+        """Steps int64 (C',) and the policy's features float32 (C', D) there; empty if none were recorded."""
         if not (self.path / FEATURES).exists():
             return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
         return decode_features(self.path / FEATURES)
@@ -143,7 +142,6 @@ class StoredEpisode:
 
         Raises:
             DataError: no snapshot was recorded at that step.
-
         """
         if step not in (known := self.snapshot_steps()):
             raise DataError(f"{self.id}: no snapshot at step {step}; there are some at {known or 'no step'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,6 @@ class EpisodeStore:
 
     Raises:
         SetupError: the folder is missing (``create=False``), cannot be made, or is a file.
-
     """
 
     def __init__(
@@ -36,16 +36,25 @@ class EpisodeStore:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise SetupError(
-                    f"cannot make the episode store {self.path}: {error.strerror or error}; choose a folder that can "
-                    "be written"
+                    f"cannot make the episode store {self.path}: {error.strerror or error}; choose a folder "
+                    "that can be written"
                 ) from error
         elif not self.path.is_dir():
             raise SetupError(f"no episode store at {self.path}: give a folder that 'failwise collect' wrote")
         self._index = MetaIndex(self.path)
 
     def ids(self) -> list[str]:
-        """The ids of all committed episodes, sorted, as they are on disk at this moment."""
-        return sorted(entry.name for entry in self.path.iterdir() if entry.name in self)
+        """The ids of all committed episodes, sorted, as they are on disk at this moment.
+
+        Raises:
+            StoreError: the folder has gone or cannot be read.
+        """
+        try:
+            return sorted(entry.name for entry in self.path.iterdir() if entry.name in self)
+        except OSError as error:
+            raise StoreError(
+                f"cannot list the episode store {self.path}: {error.strerror or error}"
+            ) from error
 
     def __contains__(self, episode_id: str) -> bool:
         return is_safe(episode_id) and (self.path / episode_id / META).is_file()
@@ -58,7 +67,6 @@ class EpisodeStore:
 
         Raises:
             StoreError: an episode's ``meta.json`` is damaged.
-
         """
         return self._index.metas(self.ids())
 
@@ -67,7 +75,6 @@ class EpisodeStore:
 
         Raises:
             StoreError: there is no such episode, or its ``meta.json`` is damaged.
-
         """
         if episode_id not in self:
             raise StoreError(f"{self.path}: no episode {episode_id!r} has been committed here")
@@ -77,9 +84,13 @@ class EpisodeStore:
         """Start recording an episode. Nothing is written before its ``commit``.
 
         Raises:
-            SetupError: the id cannot be a file name (see ``failwise.store.episode_id``).
-
+            SetupError: the id cannot be a file name (see ``failwise.store.episode_id``), or the folder cannot be
+                written.
         """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise SetupError(
+                f"cannot write to the episode store {self.path}; make it writable or choose another"
+            )
         return EpisodeWriter(self.path, episode_id, video=self._video)
 
     def rebuild_index(self) -> None:

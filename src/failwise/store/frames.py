@@ -1,7 +1,7 @@
-"""Camera frames: lossless PNG in one parquet file, read back by camera and look, decoding only what is asked for.
+"""Camera frames: lossless PNG in one parquet file, decoding only the cameras and looks that are asked for.
 
-A *look* is one moment at which every camera was recorded. Rows are ordered by camera, then look, so that the place
-of each image follows from its camera and look, and a few images cost a few row groups.
+A *look* is one moment at which every camera was recorded. Rows are ordered by camera, then look, so that the
+place of each image follows from its camera and look, and a few images cost a few row groups.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ROWS_A_GROUP = 16
 def encode_png(image: ImageHW3) -> bytes:
     """A uint8 (h, w, 3) image as PNG, exactly. Fast rather than small: this is on the recorder's budget."""
     sink = io.BytesIO()
-    Image.fromarray(image, mode="RGB").save(sink, "PNG", compress_level=1)
+    Image.fromarray(image).save(sink, "PNG", compress_level=1)
     return sink.getvalue()
 
 
@@ -57,7 +57,6 @@ def encode_frames(
 
     Returns:
         file name -> content. ``frames.parquet`` is always among them: it says which steps were looked at.
-
     """
     cameras = list(pngs)
     columns = {
@@ -100,16 +99,14 @@ class FrameFile:
         Raises:
             DataError: no such camera or look.
             StoreError: the file is damaged.
-
         """
         if camera not in self.cameras:
             known = ", ".join(self.cameras) or "none"
             raise DataError(f"{self._path.parent.name}: no camera {camera!r} was recorded; recorded: {known}")
         wanted = list(range(self.looks)) if looks is None else [int(look) for look in looks]
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.looks:
-            raise DataError(
-                f"{self._path.parent.name}: looks are 0..{self.looks - 1}, asked for {min(wanted)}..{max(wanted)}"
-            )
+            asked = f"{min(wanted)}..{max(wanted)}"
+            raise DataError(f"{self._path.parent.name}: looks are 0..{self.looks - 1}, asked for {asked}")
         height, width = self._sizes[camera]
         out = np.empty((len(wanted), height, width, 3), np.uint8)
         images = self._video(camera, wanted) if self.is_video else self._pngs(camera, wanted)

@@ -1,8 +1,8 @@
 """A cache of meta data, so that listing thousands of episodes does not open thousands of files.
 
-One line of JSON an episode, appended. A line counts only while ``meta.json`` still has the size and the time of
-change that the line names, so the episodes themselves always win: a missing, torn or outdated index costs time, never
-correctness.
+One line of JSON an episode, appended. A line counts only while ``meta.json`` still has the size and the time
+of change that the line names, so the episodes themselves always win: a missing, torn or outdated index costs
+time, never correctness.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Stamp = tuple[int, int]
 
 
 class MetaIndex:
-    """The meta data of a store's episodes, from memory, from the index file, or from the episode, in this order."""
+    """The meta data of a store's episodes: from memory, else the index file, else the episode."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -35,7 +35,6 @@ class MetaIndex:
 
         Raises:
             StoreError: an episode's ``meta.json`` is damaged.
-
         """
         self._catch_up()
         found: list[EpisodeMeta] = []

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
-import numpy as np
-
 from failwise.errors import StoreError
-from failwise.store.consistency import contradictions
+from failwise.store.consistency import Recorded, contradictions
 from failwise.store.durable import leftovers
 from failwise.store.episode import StoredEpisode, read_meta
 from failwise.store.episode_store import EpisodeStore
-from failwise.store.naming import CHUNKS, MANIFEST, META, QUARANTINE, STEPS
+from failwise.store.naming import CHUNKS, EPISODE_FILES, MANIFEST, QUARANTINE, STEPS
 from failwise.types import Outcome
+
+_IMAGES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class CheckResult:
         outcomes: sound episodes by outcome; together with the damaged ones they are all episodes.
         problems: what is wrong, in the order of the ids.
         leftovers: hidden directories that killed writers left; no episode is lost by removing them.
-
     """
 
     episodes: int
@@ -59,24 +58,28 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class RepairResult:
-    """What ``repair`` did: where damaged episodes now are (id -> directory), and which leftovers it removed."""
+    """What ``repair`` did: where damaged episodes now are (id -> directory), which leftovers it removed."""
 
     quarantined: dict[str, Path]
     removed: tuple[Path, ...]
 
 
-def check(store: EpisodeStore) -> CheckResult:
-    """Verify every file of every episode: checksums, shapes, counts, images, and that the outcomes add up.
+def check(store: EpisodeStore, every_image: bool = False) -> CheckResult:
+    """Verify every file of every episode: checksums, shapes, counts, and that the outcomes add up.
+
+    Args:
+        store: may be written to meanwhile; what is committed after the start is not looked at.
+        every_image: decode every image, too. Without it some of each camera are decoded: the checksums say that
+            the bytes are those that were written.
 
     Raises:
-        StoreError: the outcomes of the sound episodes and the damaged ones do not add up to all episodes.
-
+        StoreError: sound and damaged episodes do not add up to all of them.
     """
     outcomes: Counter[Outcome] = Counter()
     problems: list[Problem] = []
     directories = _episode_directories(store.path)
     for directory in directories:
-        found = [Problem(directory.name, what) for what in _problems(directory)]
+        found = [Problem(directory.name, what) for what in _problems(directory, every_image)]
         problems += found
         if not found:
             outcomes[read_meta(directory).outcome] += 1
@@ -94,12 +97,12 @@ def check(store: EpisodeStore) -> CheckResult:
     return result
 
 
-def repair(store: EpisodeStore) -> RepairResult:
+def repair(store: EpisodeStore, every_image: bool = False) -> RepairResult:
     """Move damaged episodes to ``quarantine/``, remove the leftovers of killed writers, rebuild the index.
 
     Nothing that was committed is deleted. Beside each quarantined episode, ``<name>.problems.json`` says why.
     """
-    result = check(store)
+    result = check(store, every_image)
     quarantined: dict[str, Path] = {}
     for name in result.damaged:
         target = _free_place(store.path / QUARANTINE, name)
@@ -115,25 +118,24 @@ def repair(store: EpisodeStore) -> RepairResult:
 
 
 def _episode_directories(root: Path) -> list[Path]:
-    """Directories with any file that only an episode has: other people's folders are none of our business."""
     return sorted(
         path
         for path in root.iterdir()
         if path.name != QUARANTINE
         and not path.name.startswith(".")
-        and any((path / file).exists() for file in (META, MANIFEST, STEPS, CHUNKS))
+        and any((path / file).exists() for file in EPISODE_FILES)
     )
 
 
-def _problems(directory: Path) -> Iterator[str]:
-    """One line for each thing that is wrong with an episode; contents are examined only if all bytes are right."""
+def _problems(directory: Path, every_image: bool) -> Iterator[str]:
+    """One line for each thing that is wrong with an episode; wrong bytes spare us a look at the contents."""
     wrong_bytes = list(_wrong_bytes(directory))
     yield from wrong_bytes
     if wrong_bytes:
         return
     try:
         episode = StoredEpisode(directory)
-        yield from _wrong_contents(episode)
+        yield from _wrong_contents(episode, every_image)
     except StoreError as error:
         yield str(error)
 
@@ -165,28 +167,33 @@ def _wrong_bytes(directory: Path) -> Iterator[str]:
             yield f"{path.name} does not belong to the episode (it is not in {MANIFEST})"
 
 
-def _wrong_contents(episode: StoredEpisode) -> Iterator[str]:
-    meta = episode.meta
-    steps = len(episode.rewards())
+def _wrong_contents(episode: StoredEpisode, every_image: bool) -> Iterator[str]:
     looks = episode.look_steps()
     cameras = episode.cameras()
-    yield from contradictions(meta, episode.id, steps, len(looks), cameras)
-    for camera in cameras:
-        for look in range(len(looks)):
-            episode.frames(camera, [look])
-    starts = episode.chunk_starts()
-    fresh = np.flatnonzero([record.chunk_step == 0 for record in episode.steps()])
-    if not np.array_equal(starts, fresh):
-        yield f"{CHUNKS} has {len(starts)} chunks, {STEPS} has {len(fresh)}"
     feature_steps, features = episode.features()
+    snapshots = episode.snapshot_steps()
+    recorded = Recorded(
+        n_steps=len(episode.rewards()),
+        look_steps=looks.tolist(),
+        cameras=cameras,
+        feature_steps=feature_steps.tolist(),
+        snapshot_steps=snapshots,
+    )
+    yield from contradictions(episode.meta, episode.id, recorded)
+    fresh = [record.step for record in episode.steps() if record.chunk_step == 0]
+    if episode.chunk_starts().tolist() != fresh:
+        yield f"{CHUNKS} has {len(episode.chunk_starts())} chunks, {STEPS} has {len(fresh)}"
     if len(feature_steps) != len(features):
         yield f"features have {len(feature_steps)} steps and {len(features)} vectors"
-    for step in episode.snapshot_steps():
+    for camera in cameras:
+        for start in range(0, len(looks) if every_image else 1, _IMAGES_AT_ONCE):
+            episode.frames(camera, range(start, min(start + _IMAGES_AT_ONCE, len(looks))))
+    for step in snapshots:
         episode.snapshot(step)
 
 
 def _free_place(folder: Path, name: str) -> Path:
-    """``folder/name``, or with the first free number behind it: what is in quarantine already is kept, too."""
+    """``folder/name``, or with the first free number behind it: what is in quarantine already stays, too."""
     place, number = folder / name, 2
     while place.exists():
         place, number = folder / f"{name}.{number}", number + 1

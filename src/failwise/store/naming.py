@@ -15,6 +15,9 @@ FRAMES = "frames.parquet"
 FEATURES = "features.safetensors"
 SNAPSHOTS = "snapshots.safetensors"
 
+EPISODE_FILES = frozenset({META, STEPS, CHUNKS})
+"""Any one of these marks a directory as an episode, be it a damaged one; other folders are not ours to judge."""
+
 QUARANTINE = "quarantine"
 INDEX = ".index.jsonl"
 WRITING = ".writing--"
@@ -31,7 +34,7 @@ def video_file(camera: str) -> str:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a name can be a file name on every file system: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 200 long."""
+    """Whether a name is a file name everywhere: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 200 characters."""
     return len(name) <= _LONGEST and _SAFE.fullmatch(name) is not None
 
 
@@ -39,21 +42,20 @@ def require_episode_id(name: str) -> None:
     """Raise ``SetupError`` unless ``name`` can name an episode's directory."""
     if not is_safe(name) or name == QUARANTINE:
         raise SetupError(
-            f"{name[:80]!r} cannot name an episode: use letters, digits, '.', '_' and '-', begin with a letter or "
-            f"digit, at most {_LONGEST} characters, and not {QUARANTINE!r} (failwise.store.episode_id makes such names)"
+            f"{name[:80]!r} cannot name an episode: begin with a letter or digit, then also '.', '_', '-', "
+            f"at most {_LONGEST} characters, not {QUARANTINE!r}; failwise.store.episode_id makes such names"
         )
 
 
 def episode_id(env_id: str, arm: str, env_seed: int) -> str:
     """The id of what ``arm`` does in ``env_id`` from ``env_seed``: deterministic and safe as a file name.
 
-    ``episode_id("metaworld/pick-place", "base", 123)`` is ``"metaworld.pick-place--base--000123"``. A part that is
-    not safe as it stands (a path as an arm, say) is rewritten and marked with eight digits of its SHA-256, so that two
-    different arms never share an id.
+    ``episode_id("metaworld/pick-place", "base", 123)`` is ``"metaworld.pick-place--base--000123"``. A part
+    that is not safe as it stands (a path as an arm, say) is rewritten and marked with eight digits of its
+    SHA-256, so that two different arms never share an id.
 
     Raises:
         SetupError: a part is empty or everything together is too long.
-
     """
     if not env_id or not arm:
         raise SetupError(f"an episode needs an environment id and an arm, got {env_id!r} and {arm!r}")

@@ -6,7 +6,8 @@ Both are written without anything that changes from run to run, so that the same
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,6 @@ class StepTable:
         actors: who chose each action, str (T,).
         chunk_steps: index of each action inside its chunk, int64 (T,).
         scores: detector scores, float64 (T,), NaN where there is none.
-
     """
 
     states: NDArray[np.float32]
@@ -55,7 +55,6 @@ class ChunkTable:
     Attributes:
         starts: the step of each chunk's first action, int64 (C,).
         info: scalar name -> float32 (C,), NaN where a chunk did not report it.
-
     """
 
     starts: NDArray[np.int64]
@@ -100,7 +99,7 @@ def decode_steps(path: Path) -> StepTable:
 
 
 def encode_chunks(table: ChunkTable) -> bytes:
-    """A chunk table as parquet: one row a policy inference, one float column a scalar, in the order of the names."""
+    """A chunk table as parquet: one row a policy inference, one float column a scalar, sorted by name."""
     columns = {"start": pa.array(table.starts, pa.int32())}
     for name in sorted(table.info):
         columns[_INFO + name] = pa.array(table.info[name], pa.float32())
@@ -136,25 +135,21 @@ def facts(schema: Any) -> dict[str, Any]:
     return note
 
 
-class reading:  # noqa: N801  (a context manager, used like a function)
-    """Turn whatever a reader raises about a file into one line that names the file and the remedy."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Begin reading."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Translate the error, if there is one."""
-        if error is None or isinstance(error, StoreError) or not isinstance(error, Exception):
-            return
-        store = self._path.parent.parent
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises about a file into one line, a ``StoreError`` with file and remedy."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
         if isinstance(error, FileNotFoundError):
             what = "is missing"
         else:
-            what = f"is damaged ({(str(error).splitlines() or [type(error).__name__])[0][:120]})"
-        raise StoreError(f"{self._path}: {what}; run 'failwise store repair {store}'") from error
+            first_line = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+            what = f"is damaged ({first_line})"
+        store = path.parent.parent
+        raise StoreError(f"{path}: {what}; run 'failwise store repair {store}'") from error
 
 
 def _vectors(table: Any, name: str, width: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Frames as video, for logs too long for lossless images: H.264, close to the original but not equal to it."""
+"""Frames as video, for logs too long for lossless images: H.264, close to the original, not equal to it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,10 @@ def encode_video(images: Sequence[ImageHW3]) -> bytes:
 
 
 def decode_video(path: Path, wanted: Collection[int], height: int, width: int) -> dict[int, ImageHW3]:
-    """Frame number -> uint8 (height, width, 3), decoding from the keyframe before the first wanted one to the last.
+    """Frame number -> uint8 (height, width, 3); decodes from the last keyframe before the first wanted one.
 
     Raises:
         ValueError: the video ends before the last wanted frame.
-
     """
     found: dict[int, ImageHW3] = {}
     if not wanted:

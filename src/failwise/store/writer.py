@@ -14,7 +14,7 @@ import numpy as np
 
 from failwise.errors import EpisodeError, StoreError
 from failwise.store.arrays import encode_features, encode_snapshots
-from failwise.store.consistency import contradictions
+from failwise.store.consistency import Recorded, contradictions
 from failwise.store.durable import publish
 from failwise.store.frames import encode_frames, encode_png
 from failwise.store.naming import (
@@ -41,16 +41,16 @@ _log = logging.getLogger("failwise.store")
 class EpisodeWriter:
     """Records one episode. Nothing reaches the disk before ``commit``; ``abandon`` forgets everything.
 
-    As a context manager it abandons what was not committed. Every array is copied, so callers may reuse theirs.
-    ``EpisodeError`` is raised for what cannot be recorded (a shape that changes between steps, a value that is not
-    finite); what was recorded before stays, and can be committed.
+    As a context manager it abandons what was not committed. Every array is copied, so callers may reuse
+    theirs. ``EpisodeError`` is raised for what cannot be recorded (a shape that changes between steps, a
+    value that is not finite); what was recorded before stays, and can be committed.
     """
 
     def __init__(self, root: Path, episode_id: str, *, video: bool = False) -> None:
         require_episode_id(episode_id)
         self.id = episode_id
         self.first = True
-        """After ``commit``: whether this writer's episode is the one in the store (else another's was there first)."""
+        """After ``commit``: whether the episode in the store is this writer's (False: another was first)."""
         self._root = root
         self._video = video
         self._done = False
@@ -65,9 +65,8 @@ class EpisodeWriter:
         """Record one environment step. Steps come in order, 0, 1, 2, ...
 
         Raises:
-            EpisodeError: wrong order, another shape or other conditions than before, a value that is not finite, or
-                chunk scalars on a step that does not begin a chunk.
-
+            EpisodeError: wrong order, another shape or other conditions than before, a value that is not
+                finite, or chunk scalars on a step that does not begin a chunk.
         """
         self._require_open()
         where = f"{self.id} step {record.step}"
@@ -81,7 +80,7 @@ class EpisodeWriter:
                 raise EpisodeError(f"{where}: {name} is {value}, which is not finite")
         if record.info and record.chunk_step != 0:
             raise EpisodeError(
-                f"{where}: scalars of a chunk belong to its first step, but this is chunk_step {record.chunk_step}"
+                f"{where}: chunk scalars belong to its first step, this is chunk_step {record.chunk_step}"
             )
         if record.chunk_step < 0:
             raise EpisodeError(f"{where}: chunk_step is {record.chunk_step}, expected 0 or more")
@@ -105,7 +104,7 @@ class EpisodeWriter:
         )
 
     def look(self, step: int, images: Mapping[str, ImageHW3]) -> None:
-        """Record what every camera sees at a step (before its action; the last may be the step after the end).
+        """Record what every camera sees at a step, before its action; the last may be after the final step.
 
         Args:
             step: 0-based, greater than at the last look.
@@ -113,7 +112,6 @@ class EpisodeWriter:
 
         Raises:
             EpisodeError: wrong order, cameras, shape or dtype.
-
         """
         self._require_open()
         where = f"{self.id} look at step {step}"
@@ -134,7 +132,7 @@ class EpisodeWriter:
             image = np.asarray(images[camera])
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise EpisodeError(
-                    f"{where}: camera {camera!r} gave {image.dtype} {image.shape}, expected uint8 (height, width, 3)"
+                    f"{where}: camera {camera!r} gave {image.dtype} {image.shape}, expected uint8 (h, w, 3)"
                 )
             sizes[camera] = (image.shape[0], image.shape[1])
             _require_same(
@@ -151,7 +149,6 @@ class EpisodeWriter:
 
         Raises:
             EpisodeError: another D than before, a value that is not finite, or a step given twice.
-
         """
         self._require_open()
         vector = _vector(vector_D, f"{self.id} step {step}: features")
@@ -167,7 +164,6 @@ class EpisodeWriter:
 
         Raises:
             EpisodeError: no arrays, an array of objects or strings, or a step given twice.
-
         """
         self._require_open()
         where = f"{self.id} step {step}"
@@ -186,8 +182,8 @@ class EpisodeWriter:
     def commit(self, meta: EpisodeMeta) -> Path:
         """Write everything and publish it under this episode's id, all or nothing.
 
-        If another writer has committed the same id meanwhile, theirs stays, this one is dropped, and a warning says
-        so (``first`` is then False).
+        If another writer has committed the same id meanwhile, theirs stays, this one is dropped, and a
+        warning says so (``first`` is then False).
 
         Args:
             meta: ``n_steps``, ``n_frames`` and ``cameras`` must be what was recorded.
@@ -196,12 +192,18 @@ class EpisodeWriter:
             The directory of the episode that is in the store.
 
         Raises:
-            StoreError: ``meta`` contradicts itself or the record, or the disk refused; nothing is left behind, and
-                ``commit`` may be tried again.
-
+            StoreError: ``meta`` contradicts itself or the record, or the disk refused; nothing is left
+                behind, and ``commit`` may be tried again.
         """
         self._require_open()
-        problems = contradictions(meta, self.id, len(self._steps), len(self._look_steps), tuple(self._pngs))
+        recorded = Recorded(
+            n_steps=len(self._steps),
+            look_steps=self._look_steps,
+            cameras=list(self._pngs),
+            feature_steps=list(self._features),
+            snapshot_steps=list(self._snapshots),
+        )
+        problems = contradictions(meta, self.id, recorded)
         if problems:
             raise StoreError(f"{self.id}: not committed, its meta data are wrong: {'; '.join(problems)}")
         files = self._encode(meta)
@@ -283,7 +285,8 @@ def _chunk_table(steps: list[StepRecord]) -> ChunkTable:
 
 
 def _vector(values: Any, what: str) -> NDArray[np.float32]:
-    vector = np.array(values, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        vector = np.array(values, np.float32)
     if vector.ndim != 1:
         raise EpisodeError(f"{what} has shape {vector.shape}, expected one dimension")
     if not np.isfinite(vector).all():
