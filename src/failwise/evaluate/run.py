@@ -1,0 +1,104 @@
+"""Run every arm on the same tasks and seeds, compare them; what is already in the store is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from failwise.errors import DataError, SetupError
+from failwise.evaluate.compare import compare
+from failwise.evaluate.records import Comparison
+from failwise.evaluate.statistics import smallest_decisive_n
+
+COMPARISON_FILE = "comparison.json"
+EPISODES_FOLDER = "episodes"
+
+
+def evaluate(
+    env_ids: Sequence[str],
+    arms: Mapping[str, str],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    workers: int = 2,
+    baseline: str | None = None,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Collect each arm x task x seed and compare. Pairs exist by construction: all arms get the same seeds.
+
+    Writes ``out/episodes`` (an episode store) and ``out/comparison.json``. The policy's seed is the
+    environment's seed in every arm, so arms that share their sampler also share its noise.
+
+    Args:
+        env_ids: tasks, e.g. ``["metaworld/pick-place"]``.
+        arms: name -> what acts (a policy or agent folder, "random", "expert").
+        seeds: environment seeds, the same for every task and arm.
+        out: run folder, made where it is missing.
+        workers: processes that run episodes.
+        baseline: the arm that the others are compared with; None takes the first.
+        confidence: level of the intervals; tests reject at ``1 - confidence``.
+
+    Raises:
+        SetupError: no task, arm or seed, a seed named twice, or an unknown baseline.
+        DataError: so few pairs that no outcome could give a verdict. Raised before any episode starts.
+    """
+    first = _check(env_ids, arms, seeds, baseline, confidence)
+    from failwise.rollout import RolloutItem, collect  # loads torch, which comparing alone does not need
+
+    order = [first, *(arm for arm in arms if arm != first)]
+    # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
+    items = [
+        RolloutItem(env_id=env_id, env_seed=seed, policy_seed=seed, arm=arm, agent=str(arms[arm]))
+        for seed in seeds
+        for env_id in env_ids
+        for arm in order
+    ]
+    metas = collect(items, Path(out) / EPISODES_FOLDER, workers=workers, title="evaluate")
+    comparison = compare(metas, first, arms=order[1:], confidence=confidence)
+    write_comparison(comparison, Path(out))
+    return comparison
+
+
+def write_comparison(comparison: Comparison, out: Path) -> Path:
+    """Write ``out/comparison.json`` in one piece: a reader sees the old file or the new one, not half.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    path = out / COMPARISON_FILE
+    half = path.with_suffix(".json.tmp")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        half.write_text(comparison.to_json(), encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        raise SetupError(
+            f"cannot write {path}: {error.strerror}; choose a folder that you may write"
+        ) from error
+    return path
+
+
+def _check(
+    env_ids: Sequence[str],
+    arms: Mapping[str, str],
+    seeds: Sequence[int],
+    baseline: str | None,
+    confidence: float,
+) -> str:
+    for name, given in (("task", env_ids), ("arm", list(arms)), ("seed", seeds)):
+        if not given:
+            raise SetupError(f"nothing to evaluate: no {name} given")
+        if len(set(given)) < len(given):
+            twice = next(one for one in given if list(given).count(one) > 1)
+            raise SetupError(f"{name} {twice!r} is given twice; every pair of task and seed runs once an arm")
+    first = next(iter(arms)) if baseline is None else baseline
+    if first not in arms:
+        raise SetupError(f"the baseline {first!r} is not among the arms: {', '.join(arms)}")
+    pairs, least = len(env_ids) * len(seeds), smallest_decisive_n(1 - confidence)
+    if len(arms) > 1 and pairs < least:
+        raise DataError(
+            f"{len(env_ids)} task(s) x {len(seeds)} seed(s) = {pairs} pairs: too few for any verdict, "
+            f"since the exact test needs at least {least}; "
+            f"ask for at least {-(-least // len(env_ids))} seeds (100 is a good start)"
+        )
+    return first

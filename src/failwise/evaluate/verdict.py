@@ -1,0 +1,96 @@
+"""The one place that words verdicts. No sentence here says "better" or "worse" unless the exact test does.
+
+The words follow ``p_adjusted``: with several arms (or several tasks of one arm) Holm's correction decides.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from failwise.evaluate.records import ArmResult, Comparison, PairedResult
+from failwise.evaluate.statistics import Interval, smallest_decisive_n
+
+
+class Finding(StrEnum):
+    """What the exact test allows to be said about an arm and the baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    CANNOT_TELL = "cannot tell"
+    TOO_FEW = "too few pairs"
+
+
+def finding(result: PairedResult) -> Finding:
+    """What ``result`` shows, at the level that its interval's confidence leaves."""
+    level = 1 - result.difference.confidence
+    if result.n < smallest_decisive_n(level):
+        return Finding.TOO_FEW
+    if result.p_adjusted > level + 1e-12:
+        return Finding.CANNOT_TELL
+    return Finding.BETTER if result.won > result.lost else Finding.WORSE
+
+
+def verdict(arm: str, baseline: str, result: PairedResult) -> str:
+    """One sentence on an arm against the baseline, with effect, interval, test and number of pairs."""
+    found = finding(result)
+    pairs = f"n = {result.n} pair{'' if result.n == 1 else 's'}"
+    if found is Finding.TOO_FEW:
+        least = smallest_decisive_n(1 - result.difference.confidence)
+        return (
+            f"Too few pairs to compare {arm} with {baseline}: {pairs}, and a verdict needs at least {least}."
+        )
+    evidence = f"{points(result.difference)}, {_test(result)}, {pairs}"
+    if found is not Finding.CANNOT_TELL:
+        return f"{arm} is {found} than {baseline}: {evidence}."
+    return f"Cannot tell {arm} from {baseline}: {evidence}; {_plan(result)}."
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One sentence for each arm against the baseline; where nothing is compared, each arm's success rate."""
+    if comparison.baseline is None or not comparison.against:
+        return [rate_sentence(arm) for arm in comparison.arms]
+    return [verdict(one.arm, comparison.baseline, one.pooled) for one in comparison.against]
+
+
+def rate_sentence(arm: ArmResult) -> str:
+    """An arm's success rate in words, with its interval."""
+    pooled = arm.pooled
+    over = f" over {len(arm.tasks)} tasks" if len(arm.tasks) > 1 else ""
+    episodes = f"{pooled.n} episode{'' if pooled.n == 1 else 's'}"
+    return f"{arm.arm} succeeded in {pooled.successes} of {episodes}{over}: {percent(pooled.rate)}."
+
+
+def points(difference: Interval) -> str:
+    """A difference of rates in percentage points: ``+12.3 points [+5.1, +19.4]``."""
+    return f"{_signed(difference.point)} points [{_signed(difference.lower)}, {_signed(difference.upper)}]"
+
+
+def percent(rate: Interval) -> str:
+    """A rate in percent: ``61.7% [57.6, 65.6]``."""
+    return f"{100 * rate.point:.1f}% [{100 * rate.lower:.1f}, {100 * rate.upper:.1f}]"
+
+
+def p_text(p: float) -> str:
+    """A p-value without its leading zero: ``= .0004``, ``< .0001``, ``= 1``."""
+    if p < 0.0001:
+        return "< .0001"
+    rounded = f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    return f"= {'1' if rounded == '1.000' else rounded.removeprefix('0')}"
+
+
+def _test(result: PairedResult) -> str:
+    holm = "" if result.family == 1 else f" (Holm over {result.family} tests)"
+    return f"exact McNemar p {p_text(result.p_adjusted)}{holm}"
+
+
+def _plan(result: PairedResult) -> str:
+    target = f"{100 * result.target_difference:.0f} points"
+    if result.n >= result.pairs_needed:
+        return f"these would show a true difference of {target} with power .8"
+    needed = result.pairs_needed if result.pairs_needed < 100 else round(result.pairs_needed, -1)
+    return f"about {needed} pairs would be needed to see {target} with power .8"
+
+
+def _signed(rate: float) -> str:
+    text = f"{100 * rate:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text

@@ -1,0 +1,196 @@
+"""Intervals and tests against their definitions, by exact enumeration of every possible result."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from scipy.integrate import quad
+from scipy.stats import beta, binom, multinomial
+
+from failwise.evaluate import statistics as st
+
+SMALL = 14
+
+
+@pytest.mark.parametrize("n", [1, 5, 14, 40])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_clopper_pearson_covers_at_least_its_confidence_for_every_p(n: int, confidence: float) -> None:
+    k = np.arange(n + 1)
+    limits = np.array([(i.lower, i.upper) for i in (st.clopper_pearson(int(x), n, confidence) for x in k)])
+    ends = np.concatenate([limits.ravel() - 1e-9, limits.ravel() + 1e-9, np.linspace(0, 1, 201)])
+    for p in np.clip(ends, 0, 1):  # coverage has its minima next to the limits themselves
+        inside = (limits[:, 0] <= p) & (p <= limits[:, 1])
+        assert binom.pmf(k, n, p)[inside].sum() >= confidence - 1e-7
+
+
+@given(n=some.integers(1, 200), data=some.data(), confidence=some.floats(0.5, 0.999))
+@settings(max_examples=80, deadline=None)
+def test_clopper_pearson_limits_solve_their_defining_equations(n, data, confidence) -> None:
+    k = data.draw(some.integers(0, n))
+    found, tail = st.clopper_pearson(k, n, confidence), (1 - confidence) / 2
+    assert found.lower <= found.point <= found.upper
+    assert found.lower == 0 if k == 0 else binom.sf(k - 1, n, found.lower) == pytest.approx(tail, rel=1e-5)
+    assert found.upper == 1 if k == n else binom.cdf(k, n, found.upper) == pytest.approx(tail, rel=1e-5)
+
+
+def test_wilson_limits_solve_the_score_equation_and_cover_nearly() -> None:
+    n, z = 30, 1.959963984540054
+    k = np.arange(n + 1)
+    found = [st.wilson(int(x), n) for x in k]
+    for x, interval in zip(k[1:-1], found[1:-1], strict=True):
+        for p in (interval.lower, interval.upper):
+            assert abs(x / n - p) == pytest.approx(z * np.sqrt(p * (1 - p) / n), rel=1e-6)
+    grid = np.linspace(0.001, 0.999, 999)
+    coverage = np.array(
+        [
+            sum(binom.pmf(x, n, p) for x, i in zip(k, found, strict=True) if i.lower <= p <= i.upper)
+            for p in grid
+        ]
+    )
+    assert coverage.mean() == pytest.approx(0.95, abs=0.01)
+    assert 0.82 < coverage.min() < 0.95  # the weak region that the docstring admits
+
+
+def exact_p(lost: int, won: int) -> Fraction:
+    m = lost + won
+    as_extreme = [k for k in range(m + 1) if abs(2 * k - m) >= abs(won - lost)]
+    return sum((Fraction(comb(m, k), 2**m) for k in as_extreme), Fraction(0))
+
+
+def test_mcnemar_is_the_two_sided_binomial_test_by_enumeration() -> None:
+    for lost, won in product(range(SMALL), repeat=2):
+        assert st.mcnemar_exact(lost, won).p_value == pytest.approx(float(exact_p(lost, won)), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [5, 6, 10, 14])
+@pytest.mark.parametrize("level", [0.05, 0.2])
+def test_mcnemar_rejects_a_true_null_hypothesis_at_most_at_its_level(n: int, level: float) -> None:
+    outcomes = [(lost, won) for lost in range(n + 1) for won in range(n + 1 - lost)]
+    rejects = np.array([st.mcnemar_exact(lost, won).p_value <= level for lost, won in outcomes])
+    counts = [(lost, won, n - lost - won) for lost, won in outcomes]
+    for discordant in np.linspace(0, 1, 51):
+        chance = multinomial.pmf(counts, n, [discordant / 2, discordant / 2, 1 - discordant])
+        assert chance[rejects].sum() <= level + 1e-12
+
+
+def test_the_fewest_decisive_pairs_are_those_with_which_some_result_rejects() -> None:
+    for level in (0.5, 0.2, 0.1, 0.05, 0.01, 0.001):
+        least = st.smallest_decisive_n(level)
+        assert st.mcnemar_exact(0, least).p_value <= level
+        assert least == 1 or st.mcnemar_exact(0, least - 1).p_value > level
+    assert st.smallest_decisive_n(0.05) == 6
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 12])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_paired_difference_covers_at_least_its_confidence(n: int, confidence: float) -> None:
+    outcomes = [(lost, won) for lost in range(n + 1) for won in range(n + 1 - lost)]
+    found = [st.paired_difference(lost, won, n, confidence) for lost, won in outcomes]
+    lower, upper = np.array([i.lower for i in found]), np.array([i.upper for i in found])
+    counts = [(lost, won, n - lost - won) for lost, won in outcomes]
+    worst = 1.0
+    for p_lost in np.linspace(0, 1, 26):
+        for p_won in np.linspace(0, 1 - p_lost, 26):
+            chance = multinomial.pmf(counts, n, [p_lost, p_won, max(0.0, 1 - p_lost - p_won)])
+            inside = (lower - 1e-9 <= p_won - p_lost) & (p_won - p_lost <= upper + 1e-9)
+            worst = min(worst, chance[inside].sum())
+    assert worst >= confidence
+
+
+@given(lost=some.integers(0, 60), won=some.integers(0, 60), agree=some.integers(0, 400))
+@settings(max_examples=150, deadline=None)
+def test_paired_difference_excludes_zero_exactly_when_the_test_rejects(lost, won, agree) -> None:
+    n = lost + won + agree
+    if n == 0:
+        return
+    for confidence in (0.9, 0.95, 0.99):
+        found = st.paired_difference(lost, won, n, confidence)
+        assert -1 <= found.lower <= found.point <= found.upper <= 1
+        excludes = found.lower > 0 or found.upper < 0
+        assert excludes == (st.mcnemar_exact(lost, won).p_value <= 1 - confidence)
+        mirror = st.paired_difference(won, lost, n, confidence)
+        assert (mirror.lower, mirror.upper) == (-found.upper, -found.lower)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "n"), [(3, 9, 40), (60, 130, 600), (2, 4, 7), (0, 7, 30), (9, 2, 15)]
+)
+def test_melded_limits_solve_their_definition_by_adaptive_integration(lost: int, won: int, n: int) -> None:
+    m, tail = lost + won, 0.025
+    lower = st.paired_difference(lost, won, n).lower
+    b, theta = beta(won, lost + 1), (beta(m, n - m + 1) if lower > 0 else beta(m + 1, n - m))
+
+    def conditional(share: float) -> float:
+        sign = 2 * share - 1
+        if lower > 0:
+            return theta.cdf(lower / sign) if sign > 0 else 1.0
+        return theta.sf(lower / sign) if sign < 0 else 0.0
+
+    kinks = sorted({0.5, (1 + lower) / 2})
+    below = quad(lambda x: conditional(x) * b.pdf(x), 0, 1, points=kinks, limit=400)[0]
+    assert below == pytest.approx(tail, abs=2e-5)
+
+
+def test_no_discordant_pair_leaves_what_clopper_pearson_says_about_discordance() -> None:
+    found = st.paired_difference(0, 0, 20)
+    assert found.upper == pytest.approx(st.clopper_pearson(0, 20).upper, abs=1e-6)
+    assert found.lower == -found.upper
+
+
+def test_holm_by_its_definition() -> None:
+    assert st.holm([]) == ()
+    assert st.holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        p = rng.uniform(size=rng.integers(1, 8))
+        order, adjusted, running = np.argsort(p), np.empty(len(p)), 0.0
+        for rank, index in enumerate(order):
+            running = max(running, min(1.0, (len(p) - rank) * p[index]))
+            adjusted[index] = running
+        assert st.holm(p.tolist()) == pytest.approx(tuple(adjusted))
+
+
+def test_power_is_the_probability_of_a_rejection_in_the_right_direction() -> None:
+    n, difference, discordant = 18, 0.3, 0.5
+    p_won, p_lost = (discordant + difference) / 2, (discordant - difference) / 2
+    expected = sum(
+        multinomial.pmf((lost, won, n - lost - won), n, [p_lost, p_won, 1 - discordant])
+        for lost in range(n + 1)
+        for won in range(n + 1 - lost)
+        if won > lost and exact_p(lost, won) <= Fraction(5, 100)
+    )
+    assert st.mcnemar_power(n, difference, discordant) == pytest.approx(expected, rel=1e-9)
+    assert st.mcnemar_power(n, -difference, discordant) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("difference", "discordant"), [(0.1, 0.3), (0.1, 0.1), (-0.2, 0.4), (0.05, 0.5)])
+def test_pairs_needed_reach_the_power_and_about_nine_tenths_of_them_do_not(difference, discordant) -> None:
+    n = st.pairs_needed(difference, discordant)
+    assert st.mcnemar_power(n, difference, discordant) >= 0.8
+    assert st.mcnemar_power(int(0.9 * n), difference, discordant) < 0.8
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: st.clopper_pearson(3, 2),
+        lambda: st.wilson(0, 0),
+        lambda: st.wilson(1, 2, confidence=1.0),
+        lambda: st.mcnemar_exact(-1, 2),
+        lambda: st.paired_difference(3, 3, 5),
+        lambda: st.paired_difference(-1, 3, 5),
+        lambda: st.holm([0.5, 1.5]),
+        lambda: st.pairs_needed(0.0, 0.3),
+        lambda: st.mcnemar_power(10, 0.5, 0.3),
+        lambda: st.smallest_decisive_n(0),
+    ],
+)
+def test_impossible_counts_are_refused(call) -> None:
+    with pytest.raises(ValueError):
+        call()
