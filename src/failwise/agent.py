@@ -1,0 +1,241 @@
+"""The one thing that acts: a policy, and what steers it.
+
+An agent folder holds ``agent.json``::
+
+    {"format": "failwise-agent-1", "policy": "policy", "critic": "critic",
+     "steering": [{"name": "best_of_n", "options": {"samples": 8}}], "execute": 8}
+
+``policy`` and ``critic`` are folders inside it. A plain policy folder is an agent without steering.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.errors import CheckpointError, EpisodeError, SetupError
+from failwise.types import ActionChunk, Actor, Observation, Provenance
+
+if TYPE_CHECKING:
+    from failwise.protocols import Environment
+
+FORMAT = "failwise-agent-1"
+
+
+class PolicyAgent:
+    """Acts with a policy, steered or not.
+
+    Args:
+        policy: a ``GenerativePolicy`` (then ``steering`` applies) or a ``Policy``.
+        steering: hooks of ``failwise.steer``; None samples plainly.
+        execute: actions of each chunk to execute; None takes the policy's own.
+        about: where it comes from.
+    """
+
+    def __init__(
+        self, policy: Any, steering: Any = None, execute: int | None = None, about: Provenance | None = None
+    ) -> None:
+        self.policy, self.steering = policy, steering
+        self.generative = hasattr(policy, "encode")
+        if steering is not None and not self.generative:
+            raise SetupError(
+                f"a policy of kind {policy.spec.kind!r} gives no denoising to steer; "
+                "monitors and recovery work with it, steering needs a flow- or diffusion-based policy"
+            )
+        self.execute = policy.spec.execute if execute is None else execute
+        if not 1 <= self.execute <= policy.spec.horizon:
+            raise SetupError(f"execute must be 1 to the policy's horizon {policy.spec.horizon}, not {self.execute}")
+        self._about = about or Provenance(agent=policy.spec.kind)
+        self._generator: Any = None
+
+    actor = Actor.POLICY
+
+    def begin(self, env: Environment | None, seed: int) -> None:
+        """Start an episode. ``env`` is only for agents that may see the simulator (experts)."""
+        if self.generative:
+            import torch
+
+            self._generator = torch.Generator().manual_seed(seed)
+        else:
+            self.policy.reset(seed)
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """The next chunk, cut to the actions that are to be executed.
+
+        Raises:
+            EpisodeError: the policy returned a number that is not finite.
+        """
+        start = time.perf_counter()
+        if not self.generative:
+            chunk: ActionChunk = self.policy.infer([observation])[0]
+            actions, features, info = chunk.actions, chunk.features, dict(chunk.info)
+        else:
+            from failwise.steer import Unsteered, sample
+
+            context = self.policy.encode([observation])
+            sampled = sample(self.policy, context, self.steering or Unsteered(), self._generator)
+            actions = self.policy.decode(sampled.actions_BHA)[0]
+            features, info = context.features_BD[0].float().numpy(), sampled.info[0]
+        if not np.isfinite(actions).all():
+            raise EpisodeError("the policy returned actions that are not finite")
+        return ActionChunk(actions[: self.execute], time.perf_counter() - start, features, info)
+
+    def provenance(self) -> Provenance:
+        """Checkpoint and versions."""
+        return self._about
+
+
+class ExpertAgent:
+    """The environment's scripted expert, as it is or with the faults of a human demonstrator.
+
+    ``quality="mixed"`` adds, per episode and at random: action noise, a window of constant offset, and a detour.
+    Expert actions are privileged: they read the simulator's state.
+    """
+
+    actor = Actor.EXPERT
+    execute = 1
+
+    def __init__(self, quality: str = "clean") -> None:
+        if quality not in ("clean", "mixed"):
+            raise SetupError(f"expert quality must be 'clean' or 'mixed', not {quality!r}")
+        self.quality = quality
+        self._env: Any = None
+
+    def begin(self, env: Environment | None, seed: int) -> None:
+        """Start an episode in ``env``."""
+        if env is None or not env.spec.has_expert:
+            name = env.spec.env_id if env is not None else "nothing"
+            raise SetupError(f"{name} has no scripted expert; use a policy instead")
+        self._env, self._step = env, 0
+        r = self._random = np.random.default_rng(seed)
+        motion = len(env.spec.action_low) - 1  # the last action is the gripper's and stays the expert's own
+        self._noise = r.uniform(0.0, 0.4) if r.random() < 0.7 else 0.0
+        self._offset = (r.integers(5, 60), r.integers(8, 20), r.uniform(-0.7, 0.7, motion) * (r.random() < 0.5))
+        self._detour = (r.integers(0, 40), r.integers(5, 14), r.uniform(-1.0, 1.0, motion) * (r.random() < 0.4))
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """One action."""
+        action = np.array(self._env.expert(), np.float32)
+        if self.quality == "mixed":
+            motion: NDArray[Any] = action[:-1]
+            motion += self._random.normal(0.0, 1.0, len(motion)) * self._noise
+            for (start, length, vector), keep in ((self._offset, 1.0), (self._detour, 0.2)):
+                if start <= self._step < start + length and np.any(vector):
+                    motion *= keep
+                    motion += vector
+        self._step += 1
+        low, high = self._env.spec.action_low, self._env.spec.action_high
+        return ActionChunk(np.clip(action, low, high)[None])
+
+    def provenance(self) -> Provenance:
+        """What acted."""
+        return Provenance(agent=f"expert:{self.quality}")
+
+
+Agent = PolicyAgent | ExpertAgent
+
+
+def load_agent(spec: str | Path) -> Agent:
+    """The agent that a string stands for: "expert", "expert:mixed", "random:ACTION_DIM", an agent or a policy folder.
+
+    Raises:
+        CheckpointError: the folder is missing, incomplete or of another format.
+        UnknownNameError: its policy or steering is unknown.
+    """
+    text = str(spec)
+    if text == "expert" or text.startswith("expert:"):
+        return ExpertAgent(text.partition(":")[2] or "clean")
+    from failwise.policies import load_policy
+
+    folder = Path(text)
+    if text == "random" or text.startswith("random:"):
+        from failwise.policies.scripted import RandomPolicy
+
+        dims = text.partition(":")[2] or "4"
+        if not dims.isdigit() or int(dims) < 1:
+            raise SetupError(f"write random:ACTION_DIM, for example random:4, not {text!r}")
+        return PolicyAgent(RandomPolicy(action_dim=int(dims)), about=Provenance(agent=text))
+    if not (folder / "agent.json").is_file():
+        policy = load_policy(folder)
+        return PolicyAgent(policy, about=_provenance(text, folder))
+    about = _read_agent_json(folder)
+    policy = load_policy(folder / about["policy"])
+    steering = _build_steering(about, folder, policy)
+    return PolicyAgent(policy, steering, about.get("execute"), _provenance(text, folder / about["policy"]))
+
+
+def save_agent(
+    folder: Path, policy: Any, steering: list[Mapping[str, Any]], critic: Any = None, execute: int | None = None
+) -> Path:
+    """Write an agent folder. ``steering`` is a list of {"name": str, "options": {...}}; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    policy.save(folder / "policy")
+    about: dict[str, Any] = {"format": FORMAT, "policy": "policy", "steering": list(steering)}
+    if critic is not None:
+        critic.save(folder / "critic")
+        about["critic"] = "critic"
+    if execute is not None:
+        about["execute"] = execute
+    (folder / "agent.tmp").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "agent.tmp").rename(folder / "agent.json")
+    return folder
+
+
+def _read_agent_json(folder: Path) -> dict[str, Any]:
+    path = folder / "agent.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT or "policy" not in about:
+        raise CheckpointError(f"{path} is not an agent description of format {FORMAT!r}")
+    return about
+
+
+def _build_steering(about: Mapping[str, Any], folder: Path, policy: Any) -> Any:
+    """The steering chain of an agent; what needs a critic gets the agent's own."""
+    entries = about.get("steering", [])
+    if not entries:
+        return None
+    from failwise import registry
+    from failwise.steer import Chain
+
+    critic = None
+    if "critic" in about:
+        from failwise.policies.critic import Critic
+
+        critic = Critic.load(folder / about["critic"])
+    built = []
+    for entry in entries:
+        plugin = registry.load("steering", entry["name"])
+        built.append(plugin.from_options(entry.get("options", {}), policy=policy, critic=critic))
+    return built[0] if len(built) == 1 else Chain(built)
+
+
+def _provenance(text: str, folder: Path) -> Provenance:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from failwise import __version__
+    from failwise.policies.compact.policy import weights_sha256
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return ""
+
+    return Provenance(
+        agent=text,
+        checkpoint_sha256=weights_sha256(folder),
+        failwise=__version__,
+        python=platform.python_version(),
+        torch=installed("torch"),
+        simulator=f"mujoco {installed('mujoco')}, metaworld {installed('metaworld')}".strip(),
+    )

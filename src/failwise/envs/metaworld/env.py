@@ -1,0 +1,284 @@
+"""Meta-World behind Failwise's environment protocol.
+
+What the policy sees: two cameras (the scene from the corner, the gripper's own), the hand's position and the gripper's
+opening, and one English sentence. Object and goal poses never reach it.
+
+Departures from ``gymnasium.make("Meta-World/MT1")``, and why:
+
+* ``reset(seed=)`` upstream ignores its seed and draws from 50 fixed layouts, so training and test layouts coincide.
+  Here each seed draws a new layout from the task's whole continuous range, and repeats exactly.
+* ``corner2`` is moved closer: from its stock pose the objects are two pixels wide.
+* Pictures render on access only, without multi-sampling and shadows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.envs.lazy import LazyImages
+from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
+from failwise.types import EnvSpec, Observation
+
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")
+
+STEP_LIMIT = 200
+CONTROL_HZ = 80.0
+CORNER_POSITION = (0.75, 0.075, 0.7)  # metres; of the moved corner2 camera
+CAMERAS = {"corner": "corner2", "gripper": "gripperPOV"}
+STATE_NAMES = ("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening_01")
+CONDITIONS = ("near_object", "grasped", "near_goal", "success")
+
+# Where upstream's info["near_object"] is a measure of orientation instead of distance, and obj_to_target is always 0.
+_WITHOUT_DISTANCES = frozenset({"assembly", "box-close", "disassemble", "hammer"})
+_NEAR_OBJECT_M = 0.05
+_NEAR_GOAL_M = 0.12
+_IN_PLACE = 0.5
+
+
+@cache
+def wordings() -> dict[str, dict[str, Any]]:
+    """Per task: ``instruction``, ``paraphrases`` (for training) and ``held_out`` (never trained on)."""
+    text = files("failwise.envs.metaworld").joinpath("instructions.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+TASKS: tuple[str, ...] = tuple(wordings())
+
+
+def make(task: str, **options: Any) -> MetaWorldEnv:
+    """The environment of a task such as "pick-place". Options as of ``MetaWorldEnv``."""
+    return MetaWorldEnv(task, **options)
+
+
+class MetaWorldEnv:
+    """One Meta-World task.
+
+    Args:
+        task: name without the version, e.g. "pick-place".
+        image_size: pixels a side of both cameras, 16 to 512.
+        cameras: which of "corner" and "gripper" to offer.
+        step_limit: steps until truncation, at most upstream's 500.
+
+    Actions: float32 (4,) in [-1, 1]: hand displacement x, y, z in units of 1 cm, gripper effort (positive closes).
+    Proprioception: hand position in metres, gripper opening in [0, 1].
+
+    Raises:
+        UnknownNameError: no such task.
+        MissingDependencyError: the simulator is not installed, or (at the first picture) nothing can render.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        image_size: int = 96,
+        cameras: tuple[str, ...] = ("corner", "gripper"),
+        step_limit: int = STEP_LIMIT,
+    ) -> None:
+        if task not in TASKS:
+            raise UnknownNameError("metaworld task", task, TASKS)
+        if unknown := [c for c in cameras if c not in CAMERAS]:
+            raise UnknownNameError("metaworld camera", unknown[0], CAMERAS)
+        if not 16 <= image_size <= 512:
+            raise SetupError(f"metaworld image_size must be 16 to 512 pixels, not {image_size}")
+        if not 1 <= step_limit <= 500:
+            raise SetupError(f"metaworld step_limit must be 1 to 500, not {step_limit}")
+        self._env = _upstream(task)
+        self._task = task
+        words = wordings()[task]
+        self.spec = EnvSpec(
+            env_id=f"metaworld/{task}",
+            instruction=words["instruction"],
+            paraphrases=tuple(words["paraphrases"]),
+            held_out=tuple(words["held_out"]),
+            action_low=-np.ones(4, np.float32),
+            action_high=np.ones(4, np.float32),
+            state_names=STATE_NAMES,
+            cameras={c: (image_size, image_size) for c in cameras},
+            conditions=CONDITIONS,
+            step_limit=step_limit,
+            control_hz=CONTROL_HZ,
+            has_expert=True,
+        )
+        self._size = image_size
+        self._renderer: Any = None
+        self._camera_ids: dict[str, int] = {}
+        self._expert: Any = None
+        self._raw: NDArray[np.float64] = np.zeros(39)
+        self._steps = 0
+        self._version = 0  # counts every change of the simulation: pictures of an older one are stale
+        self._instruction = self.spec.instruction
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; without a seed, a random one is drawn."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._instruction = (options or {}).get("instruction", self.spec.instruction)
+        self._env.seed(int(seed))
+        self._raw, _ = self._env.reset()
+        self._steps = 0
+        self._version += 1
+        conditions = dict.fromkeys(CONDITIONS, False)
+        return self._observation(), {"conditions": conditions, "success": False, "seed": int(seed)}
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Apply one action.
+
+        Raises:
+            EpisodeError: the action is not finite or has another shape, or the simulation diverged.
+        """
+        a = np.asarray(action, np.float32)
+        if a.shape != (4,) or not np.isfinite(a).all():
+            raise EpisodeError(f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}")
+        self._raw, reward, _, _, info = self._env.step(np.clip(a, -1.0, 1.0))
+        if self._env._did_see_sim_exception or not np.isfinite(self._raw).all():
+            raise EpisodeError(f"metaworld/{self._task}: the simulation diverged at step {self._steps}")
+        self._steps += 1
+        self._version += 1
+        conditions = self._conditions(info)
+        out = {"conditions": conditions, "success": conditions["success"]}
+        return self._observation(), float(reward), False, self._steps >= self.spec.step_limit, out
+
+    def expert(self) -> NDArray[np.float32]:
+        """The scripted expert's action (4,), clipped to the bounds. It sees the full simulator state."""
+        if self._expert is None:
+            from metaworld.policies import ENV_POLICY_MAP
+
+            self._expert = ENV_POLICY_MAP[f"{self._task}-v3"]()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # upstream warns about gains that it clips itself
+            action = self._expert.get_action(self._raw)
+        return np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next step depends on, as arrays.
+
+        MuJoCo's integration state alone is not enough: rewards and success read attributes that reset sets.
+        """
+        import mujoco
+
+        env = self._env
+        size = mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        state = np.empty(size)
+        mujoco.mj_getState(env.model, env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        arrays: dict[str, NDArray[Any]] = {
+            "mj": state,
+            "body_pos": env.model.body_pos.copy(),
+            "body_quat": env.model.body_quat.copy(),
+            "site_pos": env.model.site_pos.copy(),
+            "raw": self._raw.copy(),
+            "steps": np.array([self._steps]),
+        }
+        for name, value in vars(env).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+                arrays[f"array/{name}"] = value.copy()
+            elif isinstance(value, (bool, int, float, np.number, np.bool_)):
+                arrays[f"scalar/{name}"] = np.array([value])
+        return arrays
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> Observation:
+        """Continue from a snapshot of the same task.
+
+        Raises:
+            SetupError: the snapshot is of another task or another version of the simulator.
+        """
+        import mujoco
+
+        env = self._env
+        size = mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        if "mj" not in snapshot or snapshot["mj"].shape != (size,):
+            raise SetupError(f"this snapshot does not fit metaworld/{self._task}: it is of another task or version")
+        for name in ("body_pos", "body_quat", "site_pos"):
+            getattr(env.model, name)[:] = snapshot[name]
+        for name, value in snapshot.items():
+            kind, _, attribute = name.partition("/")
+            if kind == "array":
+                setattr(env, attribute, np.array(value))
+            elif kind == "scalar":
+                setattr(env, attribute, value[0].item())
+        mujoco.mj_setState(env.model, env.data, snapshot["mj"], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(env.model, env.data)
+        # mj_forward solves the contacts anew and would warm-start the next step from its own answer.
+        mujoco.mj_setState(env.model, env.data, snapshot["mj"], mujoco.mjtState.mjSTATE_INTEGRATION)
+        for site in env._target_site_config:
+            env._set_pos_site(*site)
+        self._raw = np.array(snapshot["raw"])
+        self._steps = int(snapshot["steps"][0])
+        self._version += 1
+        return self._observation()
+
+    def close(self) -> None:
+        """Free the renderer's objects and the simulator."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observation(self) -> Observation:
+        version = self._version
+        images = LazyImages(tuple(self.spec.cameras), self._render, lambda: self._version == version)
+        return Observation(images, self._raw[:4].astype(np.float32), self._instruction)
+
+    def _render(self, camera: str) -> NDArray[np.uint8]:
+        if self._renderer is None:
+            import mujoco
+
+            from failwise.envs.metaworld.rendering import FastRenderer
+
+            model = self._env.model
+            self._renderer = FastRenderer(model, self._size, self._size)
+            for name, upstream in CAMERAS.items():
+                self._camera_ids[name] = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, upstream)
+            model.cam_pos[self._camera_ids["corner"]] = CORNER_POSITION
+            mujoco.mj_camlight(model, self._env.data)
+        return np.asarray(
+            self._renderer.render(self._env.data, self._camera_ids[camera], upside_down=camera == "corner")
+        )
+
+    def _conditions(self, info: Mapping[str, Any]) -> dict[str, bool]:
+        """Named conditions from the distances and flags of the task's own reward."""
+        if self._task in _WITHOUT_DISTANCES:
+            near = float(np.linalg.norm(self._env.tcp_center - self._raw[4:7])) <= _NEAR_OBJECT_M
+            placed = float(info["in_place_reward"]) >= _IN_PLACE
+        else:
+            near = float(info["near_object"]) > 0.5
+            placed = float(info["obj_to_target"]) <= _NEAR_GOAL_M
+        return {
+            "near_object": bool(near),
+            "grasped": bool(info["grasp_success"]),
+            "near_goal": bool(placed),
+            "success": bool(info["success"]),
+        }
+
+
+def _upstream(task: str) -> Any:
+    """Meta-World's own environment, set up for continuous seeded layouts and a full observation for the expert."""
+    try:
+        import metaworld
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Meta-World cannot be imported ({error}); install it with: pip install 'failwise[metaworld]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        env = metaworld.MT1(f"{task}-v3", seed=0).train_classes[f"{task}-v3"]()
+        env._set_task_called = True
+        env._freeze_rand_vec = False
+        env.seeded_rand_vec = True
+        env._partially_observable = False
+        env.__dict__.pop("sawyer_observation_space", None)  # cached for the partial observation
+        env.seed(0)
+        env.reset()
+    return env

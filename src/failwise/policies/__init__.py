@@ -1,0 +1,33 @@
+"""What acts: policies, each encoding an observation once and predicting as often as asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from failwise import registry
+from failwise.errors import CheckpointError
+
+__all__ = ["load_policy"]
+
+
+def load_policy(path: str | Path) -> Any:
+    """The policy in a checkpoint folder (``config.json`` names its kind).
+
+    Raises:
+        CheckpointError: the folder is missing, is no policy, or is damaged.
+        UnknownNameError: no plugin provides that kind.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"no policy folder {str(path)!r}; train one with: failwise train bc")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise CheckpointError(f"{folder} is not a policy folder: config.json is missing")
+    try:
+        about = json.loads(config.read_text(encoding="utf-8"))
+        kind = about["kind"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{config} does not name a policy kind ({error})") from error
+    return registry.load("policy", kind).load(folder)

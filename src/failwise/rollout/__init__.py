@@ -1,0 +1,14 @@
+"""The closed loop: agents in environments, episodes into a store, on one process or many."""
+
+from failwise.rollout.collecting import collect, default_workers, run_item
+from failwise.rollout.loop import RolloutItem, RolloutOptions, instruction_for, run_episode
+
+__all__ = [
+    "RolloutItem",
+    "RolloutOptions",
+    "collect",
+    "default_workers",
+    "instruction_for",
+    "run_episode",
+    "run_item",
+]

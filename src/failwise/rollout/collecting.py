@@ -1,0 +1,170 @@
+"""Many episodes into one store: skips what is there, survives Ctrl-C and lost workers, counts every item."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from failwise.errors import SetupError
+from failwise.protocols import Executor
+from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
+from failwise.store import EpisodeStore
+from failwise.types import EpisodeMeta, Outcome
+
+_CACHED_ENVS, _CACHED_AGENTS = 2, 3
+
+
+class _Kept:
+    """The few most recently used of something costly to make, one set a process."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
+        if key in self._items:
+            self._items.move_to_end(key)
+            return self._items[key]
+        while len(self._items) >= self._size:
+            _, old = self._items.popitem(last=False)
+            if hasattr(old, "close"):
+                old.close()
+        self._items[key] = make()
+        return self._items[key]
+
+
+_envs, _agents = _Kept(_CACHED_ENVS), _Kept(_CACHED_AGENTS)
+
+
+def prepare_worker() -> None:
+    """Runs once in each worker: one torch thread, so that two workers do not fight over two cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def run_item(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMeta:
+    """Run one item in this process and commit it to the store at ``out``."""
+    from failwise.agent import load_agent
+    from failwise.envs import make_env
+
+    env = _envs.get(
+        f"{item.env_id} {sorted(options.env_options.items())}",
+        lambda: make_env(item.env_id, **options.env_options),
+    )
+    agent = _agents.get(item.agent, lambda: load_agent(item.agent))
+    store = EpisodeStore(out)
+    with store.begin(item.episode_id) as writer:
+        meta = run_episode(env, agent, item, writer, options)
+        writer.commit(meta)
+    return meta
+
+
+def collect(
+    items: Sequence[RolloutItem],
+    out: Path,
+    *,
+    workers: int = 2,
+    options: RolloutOptions | None = None,
+    executor: Executor | None = None,
+    title: str = "collect",
+    quiet: bool = False,
+    item_timeout_s: float = 600.0,
+) -> list[EpisodeMeta]:
+    """Run what is not in the store yet; returns the metas of all items, in their order.
+
+    Args:
+        items: what to run. out: the store's folder, made when missing.
+        workers: processes; 1 runs in this process. executor: your own way of running items instead.
+        title: of the progress bar; ``quiet`` shows none.
+        item_timeout_s: after so long, an item's worker counts as hung and is replaced.
+
+    Raises:
+        SetupError: two items have the same episode id, or the first of them cannot be set up.
+    """
+    from failwise.rollout.executors import InProcess, ProcessPool, WorkerFailure
+    from failwise.rollout.progress import track
+
+    if len({i.episode_id for i in items}) != len(items):
+        raise SetupError("two of the items have the same environment, arm and seed")
+    options = options or RolloutOptions()
+    store = EpisodeStore(out)
+    metas = {m.episode_id: m for m in store.metas()}
+    todo = [i for i in items if i.episode_id not in metas]
+    if todo:
+        _check_setup({(i.env_id, i.agent) for i in todo}, options)
+        task = partial(_run_or_report, out=str(out), options=options)
+        own = executor is None
+        runner: Any = executor or (
+            ProcessPool(min(workers, len(todo)), prepare_worker, item_timeout_s) if workers > 1 else InProcess()
+        )
+        try:
+            results = track(
+                runner.map(task, todo), total=len(items), done=len(items) - len(todo), title=title, quiet=quiet,
+                successes=sum(metas[i.episode_id].outcome == "success" for i in items if i.episode_id in metas),
+            )  # fmt: skip
+            for result in results:
+                meta = _record_loss(result.item, result.reason, store) if isinstance(result, WorkerFailure) else result
+                if isinstance(meta, str):
+                    raise SetupError(meta)
+                metas[meta.episode_id] = meta
+        finally:
+            if own:
+                runner.close()
+    return [metas[i.episode_id] for i in items]
+
+
+def _run_or_report(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMeta | str:
+    """As ``run_item``; a setup error comes back as its one line, because it is the same for every item."""
+    try:
+        return run_item(item, out, options)
+    except SetupError as error:
+        return str(error)
+
+
+def _check_setup(pairs: set[tuple[str, str]], options: RolloutOptions) -> None:
+    """Make each agent once and look at each environment's name before any worker starts."""
+    from failwise.agent import load_agent
+    from failwise.envs import list_tasks
+
+    for agent in sorted({agent for _, agent in pairs}):
+        load_agent(agent)
+    for env_id in sorted({env_id for env_id, _ in pairs}):
+        suite, _, task = env_id.partition("/")
+        if task not in (tasks := list_tasks(suite)):
+            from failwise.errors import UnknownNameError
+
+            raise UnknownNameError(f"{suite} task", task, tasks)
+
+
+def _record_loss(item: RolloutItem, reason: str, store: EpisodeStore) -> EpisodeMeta:
+    """An episode whose worker was lost again and again: recorded as an error, so that the counts add up."""
+    meta = EpisodeMeta(
+        episode_id=item.episode_id,
+        env_id=item.env_id,
+        task=item.env_id.split("/", 1)[1],
+        instruction="",
+        arm=item.arm,
+        env_seed=item.env_seed,
+        policy_seed=item.policy_seed,
+        outcome=Outcome.ERROR,
+        n_steps=0,
+        step_limit=1,
+        control_hz=1.0,
+        error=f"worker lost: {reason}",
+    )
+    with store.begin(item.episode_id) as writer:
+        writer.commit(meta)
+    return meta
+
+
+def default_workers() -> int:
+    """One worker a core that this process may use, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+__all__ = ["collect", "default_workers", "prepare_worker", "run_item"]

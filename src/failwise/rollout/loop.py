@@ -1,0 +1,165 @@
+"""The closed loop: one agent, one environment, one episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from failwise.errors import EpisodeError, SetupError
+from failwise.store import episode_id
+from failwise.types import EpisodeMeta, FailureEvent, Outcome, StepRecord
+
+if TYPE_CHECKING:
+    from failwise.agent import Agent
+    from failwise.protocols import Environment
+    from failwise.store.writer import EpisodeWriter
+
+
+@dataclass(frozen=True)
+class RolloutItem:
+    """One episode to run. The same item gives the same record, byte for byte, on the same machine.
+
+    Attributes:
+        env_id: "suite/task".
+        env_seed: seed of the layout. policy_seed: seed of the agent's own randomness.
+        arm: name of what is being compared.
+        agent: what ``failwise.agent.load_agent`` takes.
+    """
+
+    env_id: str
+    env_seed: int
+    policy_seed: int
+    arm: str
+    agent: str
+
+    @property
+    def episode_id(self) -> str:
+        """The episode's name in a store."""
+        return episode_id(self.env_id, self.arm, self.env_seed)
+
+
+@dataclass(frozen=True)
+class RolloutOptions:
+    """How episodes are run and what is recorded.
+
+    Attributes:
+        look_every: also record a picture every so many steps; 0 records only where the policy looks.
+        stop_on_success: end at the first step whose success condition holds.
+        wording: "default" takes each task's own sentence, "training" a paraphrase by seed, "held_out" one never
+            trained on.
+        snapshot_every: record the simulation's state every so many steps; 0 records none.
+        env_options: passed to the environment.
+    """
+
+    look_every: int = 0
+    stop_on_success: bool = True
+    wording: Literal["default", "training", "held_out"] = "default"
+    snapshot_every: int = 0
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def instruction_for(env: Environment, wording: str, seed: int) -> str:
+    """The sentence that an episode is told, chosen by its seed."""
+    spec = env.spec
+    choices = {
+        "default": (spec.instruction,),
+        "training": (spec.instruction, *spec.paraphrases),
+        "held_out": spec.held_out,
+    }[wording]
+    if not choices:
+        raise SetupError(f"{spec.env_id} has no {wording} wordings")
+    return choices[seed % len(choices)]
+
+
+def run_episode(
+    env: Environment, agent: Agent, item: RolloutItem, writer: EpisodeWriter, options: RolloutOptions
+) -> EpisodeMeta:
+    """Run and record one episode; whatever happens inside, it ends in exactly one outcome."""
+    spec = env.spec
+    instruction = instruction_for(env, options.wording, item.env_seed)
+    step, looks, first_success, success = 0, 0, None, False
+    conditions: dict[str, bool] = dict.fromkeys(spec.conditions, False)
+    outcome, error = Outcome.TIMEOUT, ""
+    try:
+        agent.begin(env, item.policy_seed)
+        observation, _ = env.reset(seed=item.env_seed, options={"instruction": instruction})
+        pending: list[Any] = []
+        fresh, chunk = 0, None
+        while step < spec.step_limit:
+            infer = not pending
+            if infer:
+                chunk = agent.act(observation)
+                pending, fresh = list(chunk.actions), step
+            looked = (infer and agent.actor != "expert") or bool(options.look_every and step % options.look_every == 0)
+            if looked:
+                writer.look(step, observation.images)
+                looks += 1
+            if options.snapshot_every and step % options.snapshot_every == 0:
+                writer.snapshot(step, env.snapshot())
+            if infer and chunk is not None and chunk.features is not None:
+                writer.features(step, chunk.features)
+            action = pending.pop(0)
+            state = observation.state
+            observation, reward, terminated, truncated, info = env.step(action)
+            conditions = dict(info["conditions"])
+            writer.step(
+                StepRecord(
+                    step=step,
+                    state=state,
+                    action=action,
+                    reward=reward,
+                    conditions=conditions,
+                    actor=agent.actor,
+                    chunk_step=step - fresh,
+                    info=chunk.info if infer and chunk is not None else {},
+                )
+            )
+            step += 1
+            success = bool(info["success"])
+            if success and first_success is None:
+                first_success = step - 1
+            if (success and options.stop_on_success) or terminated or truncated:
+                outcome = Outcome.FAILURE if terminated else Outcome.TIMEOUT
+                break
+        if first_success is not None:
+            outcome = Outcome.SUCCESS
+    except EpisodeError as fault:
+        outcome, error = Outcome.ERROR, str(fault)
+    return EpisodeMeta(
+        episode_id=item.episode_id,
+        env_id=item.env_id,
+        task=spec.task,
+        instruction=instruction,
+        arm=item.arm,
+        env_seed=item.env_seed,
+        policy_seed=item.policy_seed,
+        outcome=outcome,
+        success_once=first_success is not None,
+        success_at_end=success and outcome != Outcome.ERROR,
+        first_success_step=first_success,
+        n_steps=step,
+        step_limit=spec.step_limit,
+        control_hz=spec.control_hz,
+        cameras=tuple(spec.cameras) if looks else (),
+        n_frames=looks,
+        failure_events=_events(outcome, conditions, spec.conditions, step),
+        error=error,
+        provenance=agent.provenance(),
+    )
+
+
+def _events(
+    outcome: Outcome, conditions: Mapping[str, bool], order: tuple[str, ...], n_steps: int
+) -> tuple[FailureEvent, ...]:
+    """For an episode without success: the first condition in the task's order that did not hold at its end."""
+    if outcome not in (Outcome.FAILURE, Outcome.TIMEOUT):
+        return ()
+    missing = next((name for name in order if not conditions.get(name, False)), "success")
+    reached = ", ".join(name for name in order if conditions.get(name, False)) or "none"
+    return (
+        FailureEvent(
+            mode=outcome.value, stage=missing, onset_step=max(n_steps - 1, 0), source="rule",
+            evidence=f"conditions that held at the end: {reached}",
+        ),
+    )  # fmt: skip
