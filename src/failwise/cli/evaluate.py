@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from failwise.cli.options import parse, parse_arms, writable_folder
+from failwise.cli.options import parse, parse_arms, worker_count, writable_folder
 from failwise.errors import SetupError
 from failwise.seeds import TEST, home_of, parse_seeds
 
@@ -19,12 +19,12 @@ class Evaluate:
     env: str
     """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
     arms: str
-    """What is compared, the baseline first: PATH,PATH or NAME=PATH,NAME=PATH. A path is a policy folder or an agent
-    folder; the words random and expert work too."""
+    """What is compared, the baseline first: PATH,PATH or NAME=PATH,NAME=PATH. A path is a policy folder or an
+    agent folder; the words random and expert work too."""
     out: Path
     """Folder for the episodes and the comparison."""
     seeds: str = "100"
-    """Seeds a task: a count, taken from the range that is reserved for tests, or START:STOP (STOP left out)."""
+    """Seeds a task: a count, taken from the range reserved for tests, or START:STOP (STOP left out)."""
     baseline: str | None = None
     """Name of the arm that the others are compared with. Default: the first."""
     confidence: float = 0.95
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         arms,
         seeds,
         options.out,
-        workers=options.workers,
+        workers=worker_count(options.workers),
         baseline=options.baseline,
         confidence=options.confidence,
     )

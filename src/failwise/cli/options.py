@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
@@ -36,7 +36,7 @@ def parse_arms(text: str) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, given, agent = part.partition("=")
         if not given:
-            name, agent = _name(part, taken=arms), part
+            name, agent = arm_name(part, taken=arms), part
         name, agent = name.strip(), agent.strip()
         if not name or not agent:
             raise SetupError(f"arm {part!r} is not NAME=PATH or PATH")
@@ -50,10 +50,21 @@ def parse_arms(text: str) -> dict[str, str]:
     return arms
 
 
-def _name(agent: str, taken: dict[str, str]) -> str:
+def arm_name(agent: str, taken: Container[str] = ()) -> str:
     """``runs/improve/agent`` -> "agent", or "improve-agent" where "agent" is taken already."""
     parts = [part for part in Path(agent).parts if part not in ("/", ".", "..")] or [agent]
     return parts[-1] if parts[-1] not in taken else "-".join(parts[-2:])
+
+
+def worker_count(workers: int) -> int:
+    """Refuse fewer than one worker process, or more than a machine could mean.
+
+    Raises:
+        SetupError: not in 1..1024.
+    """
+    if not 1 <= workers <= 1024:
+        raise SetupError(f"--workers {workers} is not a number of processes; 1 runs everything in this one")
+    return workers
 
 
 def writable_folder(path: Path, option: str = "--out") -> Path:

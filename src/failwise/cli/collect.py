@@ -1,0 +1,92 @@
+"""``failwise collect``: run a policy and record its episodes; with the expert, make demonstrations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from failwise.cli.options import arm_name, parse, worker_count, writable_folder
+from failwise.errors import SetupError
+from failwise.seeds import COLLECT, DEMOS
+from failwise.types import EpisodeMeta, Outcome
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record episodes of a policy, an agent or the scripted expert. The same command resumes."""
+
+    env: str
+    """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
+    policy: str
+    """A policy folder, an agent folder, or one of the words expert and random."""
+    out: Path
+    """Folder for the episodes. Several policies may share it."""
+    episodes: int = 50
+    """Episodes a task."""
+    quality: Literal["clean", "mixed"] = "clean"
+    """Of the expert: clean, or mixed as people demonstrate, with noise, offsets and detours."""
+    offset: int = 0
+    """Skip so many seeds of the reserved range: a second round of 120 episodes takes --offset 120."""
+    arm: str = ""
+    """Name under which the episodes are kept. Default: the last part of the policy's path."""
+    wording: Literal["auto", "default", "training", "held_out"] = "auto"
+    """The instruction: the task's own sentence, paraphrases for training, or paraphrases that nothing is trained
+    on. auto: training for the expert, else default."""
+    look_every: int | Literal["auto"] = "auto"
+    """Record a picture every so many steps, besides those that the policy looks at; 0: no others. auto: 2 for
+    the expert, which looks at none, else 0."""
+    snapshot_every: int = 0
+    """Record the simulation's complete state every so many steps; 0: never."""
+    workers: int = 2
+    """Worker processes."""
+
+
+def summary(metas: Sequence[EpisodeMeta]) -> str:
+    """One line a task: how many episodes ended how. Every outcome that occurs is there, so the counts add up."""
+    lines = []
+    for env_id in sorted({meta.env_id for meta in metas}):
+        counts = Counter(meta.outcome for meta in metas if meta.env_id == env_id)
+        parts = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
+        lines.append(f"{env_id}: {counts.total()} episodes, {parts}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is not recorded yet, and count the outcomes by task."""
+    options = parse(Collect, argv, "collect")
+    expert = options.policy == "expert"
+    if options.quality != "clean" and not expert:
+        raise SetupError(
+            f"--quality {options.quality} is for --policy expert; leave it out for {options.policy}"
+        )
+    look_every = (2 if expert else 0) if options.look_every == "auto" else options.look_every
+    for name, steps in (("--look-every", look_every), ("--snapshot-every", options.snapshot_every)):
+        if steps < 0:
+            raise SetupError(f"{name} counts steps: 0 or more, not {steps}")
+    wording = ("training" if expert else "default") if options.wording == "auto" else options.wording
+    seeds = (DEMOS if expert else COLLECT).claim(options.episodes, options.offset)
+    agent = f"expert:{options.quality}" if expert else options.policy
+    arm = options.arm or (f"expert-{options.quality}" if expert else arm_name(options.policy))
+
+    from failwise.envs import parse_env_ids
+
+    env_ids = parse_env_ids(options.env)
+    writable_folder(options.out)
+    from failwise.rollout import RolloutItem, RolloutOptions, collect
+
+    metas = collect(
+        [RolloutItem(env_id, seed, seed, arm, agent) for seed in seeds for env_id in env_ids],
+        options.out,
+        workers=worker_count(options.workers),
+        options=RolloutOptions(
+            look_every=look_every,
+            wording=wording,
+            snapshot_every=options.snapshot_every,
+        ),
+        title=arm,
+    )
+    print(summary(metas))
+    return 0
