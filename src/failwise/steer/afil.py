@@ -42,10 +42,10 @@ class AFILOptions:
 
     Attributes:
         schedule: ``lam`` before gate and clamp, with ``c`` the cosine of the two predictions over (H, A):
-            ``none`` 0; ``constant`` alpha; ``cosine`` alpha (1 - c) / scale;
-            ``cosine_half`` alpha (1 - c) / (2 scale); ``l2`` alpha ||p_s - p_f|| / ||p_s|| / scale; ``dng`` alpha P / (1 - P) with P the
-            tracked probability of failure, the success head standing for the marginal; ``dipole`` alpha P
-            with P by Bayes between the two heads.
+            ``none`` 0; ``constant`` alpha; ``cosine`` alpha (1 - c) / scale; ``cosine_half`` half of that;
+            ``l2`` alpha ||p_s - p_f|| / ||p_s|| / scale; ``dng`` alpha P / (1 - P) with P the tracked
+            probability of failure, the success head standing for the marginal; ``dipole`` alpha P with P by
+            Bayes between the two heads.
         alpha: overall strength, >= 0. 0 is the success head alone, bit for bit, and the failure head is not
             evaluated.
         scale: for the three divergence schedules, the mean divergence that ``measure_divergence`` found, so
