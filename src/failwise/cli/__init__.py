@@ -47,7 +47,8 @@ def help_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Not list(...): once the verb of that name was imported, it is what the name means in this package.
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if arguments else 2

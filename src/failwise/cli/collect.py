@@ -33,8 +33,8 @@ class Collect:
     arm: str = ""
     """Name under which the episodes are kept. Default: the last part of the policy's path."""
     wording: Literal["auto", "default", "training", "held_out"] = "auto"
-    """The instruction: the task's own sentence, paraphrases for training, or paraphrases that nothing is trained
-    on. auto: training for the expert, else default."""
+    """The instruction: the task's own sentence, paraphrases for training, or ones that nothing is trained on.
+    auto: training for the expert, else default."""
     look_every: int | Literal["auto"] = "auto"
     """Record a picture every so many steps, besides those that the policy looks at; 0: no others. auto: 2 for
     the expert, which looks at none, else 0."""
@@ -45,7 +45,7 @@ class Collect:
 
 
 def summary(metas: Sequence[EpisodeMeta]) -> str:
-    """One line a task: how many episodes ended how. Every outcome that occurs is there, so the counts add up."""
+    """One line a task: how many episodes ended how. Every outcome that occurs is named: the counts add up."""
     lines = []
     for env_id in sorted({meta.env_id for meta in metas}):
         counts = Counter(meta.outcome for meta in metas if meta.env_id == env_id)
@@ -57,7 +57,8 @@ def summary(metas: Sequence[EpisodeMeta]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run what is not recorded yet, and count the outcomes by task."""
     options = parse(Collect, argv, "collect")
-    expert = options.policy == "expert"
+    expert = options.policy.partition(":")[0] == "expert"
+    quality = options.policy.partition(":")[2] or options.quality
     if options.quality != "clean" and not expert:
         raise SetupError(
             f"--quality {options.quality} is for --policy expert; leave it out for {options.policy}"
@@ -68,8 +69,8 @@ def main(argv: Sequence[str]) -> int:
             raise SetupError(f"{name} counts steps: 0 or more, not {steps}")
     wording = ("training" if expert else "default") if options.wording == "auto" else options.wording
     seeds = (DEMOS if expert else COLLECT).claim(options.episodes, options.offset)
-    agent = f"expert:{options.quality}" if expert else options.policy
-    arm = options.arm or (f"expert-{options.quality}" if expert else arm_name(options.policy))
+    agent = f"expert:{quality}" if expert else options.policy
+    arm = options.arm or (f"expert-{quality}" if expert else arm_name(options.policy))
 
     from failwise.envs import parse_env_ids
 

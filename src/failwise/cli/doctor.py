@@ -25,8 +25,8 @@ LEAST_DISK_GIB = 2.0
 _RENDER = """
 import time
 import numpy as np
-from failwise.envs import make_env
-env = make_env("metaworld/reach")
+from failwise.envs import list_tasks, make_env
+env = make_env("metaworld/" + list_tasks("metaworld")[0])
 observation, _ = env.reset(seed=0)
 start = time.perf_counter()
 images = {name: np.asarray(observation.images[name]) for name in observation.images}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from failwise.errors import SetupError
 
 Options = TypeVar("Options")
+More = TypeVar("More")
 
 
 def parse(options: type[Options], argv: Sequence[str], verb: str) -> Options:
@@ -21,6 +23,26 @@ def parse(options: type[Options], argv: Sequence[str], verb: str) -> Options:
 
     description = (options.__doc__ or "").strip()
     return tyro.cli(options, prog=f"failwise {verb}", description=description, args=list(argv))
+
+
+def parse_with(
+    common: type[Options], method: type[More], argv: Sequence[str], verb: str, description: str
+) -> tuple[Options, More]:
+    """Read two dataclasses from one command line: a verb's own options, and those of the method it calls."""
+    import tyro
+
+    # Not parse(): the two become one flat set of options, each in a block of its own in the help.
+    both = make_dataclass(
+        "Both", [(verb.split()[0], common), ("method", method, field(default_factory=method))]
+    )
+    parsed: Any = tyro.cli(
+        both,
+        prog=f"failwise {verb}",
+        description=description,
+        args=list(argv),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return getattr(parsed, verb.split()[0]), parsed.method
 
 
 def parse_arms(text: str) -> dict[str, str]:

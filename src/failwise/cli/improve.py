@@ -1,0 +1,38 @@
+"""``failwise improve``: the whole job, from a policy that fails to a verdict on what it learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from failwise.cli.options import existing_folder, parse_with, writable_folder
+
+
+@dataclass(frozen=True)
+class Improve:
+    """What is improved, and where the run is kept."""
+
+    env: str
+    """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
+    policy: Path
+    """Folder of the policy to improve."""
+    out: Path
+    """Folder for the run: episodes, candidates, the chosen agent, the proof. The same command resumes there."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Improve the policy, and print the folder of the run."""
+    from failwise.improve import ImproveOptions, improve
+
+    description = (
+        "Collect the policy's own episodes, learn from them, choose on validation seeds, prove on test seeds."
+    )
+    common, options = parse_with(Improve, ImproveOptions, argv, "improve", description)
+    from failwise.envs import parse_env_ids
+
+    env_ids = parse_env_ids(common.env)
+    existing_folder(common.policy, "--policy", "a policy, as 'failwise train bc' writes one")
+    writable_folder(common.out)
+    print(improve(env_ids, common.policy, common.out, options))
+    return 0
