@@ -84,8 +84,8 @@ class EpisodeStore:
         """Start recording an episode. Nothing is written before its ``commit``.
 
         Raises:
-            SetupError: the id cannot be a file name (see ``failwise.store.episode_id``), or the folder cannot be
-                written.
+            SetupError: the id cannot be a file name (see ``failwise.store.episode_id``), or the folder
+                cannot be written.
         """
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise SetupError(

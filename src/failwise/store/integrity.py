@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -65,15 +65,12 @@ class RepairResult:
 
 
 def check(store: EpisodeStore, every_image: bool = False) -> CheckResult:
-    """Verify every file of every episode: checksums, shapes, counts, and that the outcomes add up.
+    """Verify every file of every episode: checksums, shapes, counts, and that meta data and record agree.
 
     Args:
         store: may be written to meanwhile; what is committed after the start is not looked at.
-        every_image: decode every image, too. Without it some of each camera are decoded: the checksums say that
-            the bytes are those that were written.
-
-    Raises:
-        StoreError: sound and damaged episodes do not add up to all of them.
+        every_image: decode every image, too. Without it some of each camera are decoded: the checksums say
+            that the bytes are those that were written.
     """
     outcomes: Counter[Outcome] = Counter()
     problems: list[Problem] = []
@@ -83,38 +80,42 @@ def check(store: EpisodeStore, every_image: bool = False) -> CheckResult:
         problems += found
         if not found:
             outcomes[read_meta(directory).outcome] += 1
-    result = CheckResult(
+    return CheckResult(
         episodes=len(directories),
         outcomes={outcome: outcomes[outcome] for outcome in Outcome},
         problems=tuple(problems),
         leftovers=tuple(leftovers(store.path)),
     )
-    counted = sum(result.outcomes.values()) + len(result.damaged)
-    if counted != result.episodes:
-        raise StoreError(
-            f"{store.path}: {result.episodes} episodes, but {counted} outcomes; is it being written to?"
-        )
-    return result
 
 
 def repair(store: EpisodeStore, every_image: bool = False) -> RepairResult:
     """Move damaged episodes to ``quarantine/``, remove the leftovers of killed writers, rebuild the index.
 
     Nothing that was committed is deleted. Beside each quarantined episode, ``<name>.problems.json`` says why.
+
+    Raises:
+        StoreError: the store cannot be written.
     """
     result = check(store, every_image)
-    quarantined: dict[str, Path] = {}
-    for name in result.damaged:
-        target = _free_place(store.path / QUARANTINE, name)
-        target.parent.mkdir(exist_ok=True)
-        reasons = [problem.what for problem in result.problems if problem.episode_id == name]
-        target.with_name(target.name + ".problems.json").write_text(json.dumps(reasons, indent=1) + "\n")
-        (store.path / name).rename(target)
-        quarantined[name] = target
-    for leftover in result.leftovers:
-        shutil.rmtree(leftover)
+    try:
+        quarantined = {name: _quarantine(store.path, name, result.problems) for name in result.damaged}
+        for leftover in result.leftovers:
+            shutil.rmtree(leftover)
+    except OSError as error:
+        raise StoreError(
+            f"cannot repair {store.path}: {error.strerror or error} ({error.filename})"
+        ) from error
     store.rebuild_index()
     return RepairResult(quarantined, result.leftovers)
+
+
+def _quarantine(root: Path, name: str, problems: Sequence[Problem]) -> Path:
+    place = _free_place(root / QUARANTINE, name)
+    place.parent.mkdir(exist_ok=True)
+    reasons = [problem.what for problem in problems if problem.episode_id == name]
+    place.with_name(place.name + ".problems.json").write_text(json.dumps(reasons, indent=1) + "\n")
+    (root / name).rename(place)
+    return place
 
 
 def _episode_directories(root: Path) -> list[Path]:

@@ -16,7 +16,7 @@ FEATURES = "features.safetensors"
 SNAPSHOTS = "snapshots.safetensors"
 
 EPISODE_FILES = frozenset({META, STEPS, CHUNKS})
-"""Any one of these marks a directory as an episode, be it a damaged one; other folders are not ours to judge."""
+"""Any of these marks a directory as an episode, be it a damaged one; other folders are not ours to judge."""
 
 QUARANTINE = "quarantine"
 INDEX = ".index.jsonl"

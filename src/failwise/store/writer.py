@@ -240,6 +240,8 @@ class EpisodeWriter:
         if self._snapshots:
             files[SNAPSHOTS] = encode_snapshots(self._snapshots)
         try:
+            # pydantic would write a number that is not finite as null; what is recorded is never changed.
+            json.dumps(meta.model_dump(), default=str, allow_nan=False)
             files[META] = _json(meta.model_dump(mode="json"))
         except ValueError as error:
             raise StoreError(f"{self.id}: not committed, its meta data are no JSON: {error}") from error
