@@ -182,3 +182,47 @@ def test_heads_of_other_names_act_by_their_place():
 @pytest.mark.parametrize("name", ["none", "afil", "cfg", "best_of_n", "composition"])
 def test_registered_names_load(name):
     assert issubclass(registry.load("steering", name), Unsteered)
+
+
+class Judge:
+    """What an agent folder's critic offers."""
+
+    def __call__(self, actions_BNHA, context):
+        return actions_BNHA[:, :, 0, 0]
+
+    def value(self, context):
+        return torch.full((context.batch,), 0.25)
+
+
+def test_steerings_are_built_from_an_agents_json():
+    policy, context = NetworkPolicy(), context_of(2, torch.float32, 16)
+    built = {
+        name: registry.load("steering", name).from_options(options, policy=policy, critic=Judge())
+        for name, options in {
+            "none": {},
+            "afil": {"schedule": "constant", "alpha": 0.5, "gate": "risk", "power": 1.0},
+            "cfg": {"conditional": "success", "unconditional": "failure", "weight": 2.0},
+            "best_of_n": {"samples": 3, "margin": 0.1},
+            "composition": {"weights": {"success": 0.9, "failure": 0.1}},
+        }.items()
+    }
+    for name, steering in built.items():
+        drawn = sample(policy, context, steering, seeded())
+        assert drawn.samples_BNHA.shape == (2, 3 if name == "best_of_n" else 1, H, A)
+    assert sample(policy, context, built["afil"], seeded()).info[0]["risk"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("afil", {"gate": "risk"}, "risk model"),
+        ("afil", {"strength": 1.0}, "known options"),
+        ("best_of_n", {}, "needs a critic"),
+        ("cfg", {"weight": 2.0}, "conditional"),
+        ("none", {"samples": 2}, "Unsteered"),
+    ],
+)
+def test_bad_agent_options_are_refused_in_one_line(name, options, message):
+    with pytest.raises(SetupError, match=message) as caught:
+        registry.load("steering", name).from_options(options, policy=NetworkPolicy())
+    assert "\n" not in str(caught.value)

@@ -12,9 +12,9 @@ gate, the clamp and the scale are ours. docs/methods/afil.md and docs/methods/ri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 import torch
 
@@ -145,6 +145,13 @@ class AFIL(Unsteered):
         self._risk_B: torch.Tensor | None = None
         self._ratio: LogRatio | None = None
         self._trace: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None
+    ) -> Self:
+        """With ``critic.value`` of the agent's own critic as the risk model."""
+        return cls._built(options, value=getattr(critic, "value", None))
 
     def prepare(self, policy: GenerativePolicy, context: Context) -> None:
         """Compute the risk of this observation, and begin a new posterior."""

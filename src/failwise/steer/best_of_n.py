@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import torch
 
@@ -35,6 +35,21 @@ class BestOfN(Unsteered):
             raise SetupError(f"margin must not be negative, got {margin}")
         self.critic, self.samples, self.margin = critic, samples, margin
         self._info: list[dict[str, float]] = []
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None
+    ) -> Self:
+        """With the agent's own critic.
+
+        Raises:
+            SetupError: the agent has none, or an option is wrong.
+        """
+        if critic is None:
+            raise SetupError(
+                "best of N needs a critic, but the agent has none; train one and save it with the agent"
+            )
+        return cls._built(options, critic=critic)
 
     def prepare(self, policy: GenerativePolicy, context: Context) -> None:
         """Forget the last scores."""

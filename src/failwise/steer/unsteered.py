@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+
+from failwise.errors import SetupError
 
 if TYPE_CHECKING:
     from failwise.protocols import Context, GenerativePolicy
@@ -20,6 +23,30 @@ class Unsteered:
     heads: tuple[str, ...] = ()
     samples: int = 1
     _batch: int = 0
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None
+    ) -> Self:
+        """The steering that an agent folder describes: its constructor's arguments as JSON.
+
+        Args:
+            options: keyword arguments by name.
+            policy: the policy that will be steered.
+            critic: the agent's own critic, for a steering that needs one: ``critic(actions_BNHA, context)``
+                gives scores (B, N), ``critic.value(context)`` P(success) (B,).
+
+        Raises:
+            SetupError: an option is unknown, missing or out of range.
+        """
+        return cls._built(options)
+
+    @classmethod
+    def _built(cls, options: Mapping[str, Any], **models: Any) -> Self:
+        try:
+            return cls(**options, **models)
+        except TypeError as error:
+            raise SetupError(f"steering {cls.__name__}: {error}; options given: {sorted(options)}") from error
 
     def prepare(self, policy: GenerativePolicy, context: Context) -> None:
         """Remember the batch size, for ``info``."""
