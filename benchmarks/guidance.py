@@ -120,7 +120,8 @@ def main() -> None:
         arguments.warmup,
     )
     print(
-        f"compact VLA, {spec.denoising_steps} denoising steps, chunks of {spec.horizon}; median of {arguments.repeats}:"
+        f"compact VLA, {spec.denoising_steps} denoising steps, chunks of {spec.horizon}; "
+        f"median of {arguments.repeats} repeats:"
     )
     for name, seconds in found.items():
         print(f"  {name:26s} {1e3 * seconds:8.2f} ms")
