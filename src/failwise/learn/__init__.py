@@ -1,0 +1,1 @@
+"""How failures become weights: one readable main path a method."""

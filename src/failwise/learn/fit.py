@@ -1,0 +1,259 @@
+"""One training loop for every way of fitting the compact VLA: who is imitated by which head is all that differs.
+
+A ``Source`` gives samples to one head. Behaviour cloning has one source; self-imitation adds the policy's own
+successes to it; AFIL adds a failure head with a source of failed chunks, whose gradient stops at the backbone.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from failwise.errors import DataError
+from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
+from failwise.learn.objective import noised
+from failwise.learn.progress import TrainingProgress
+from failwise.policies.compact import CompactVLA
+from failwise.policies.compact.policy import pixels_to_float
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how fast to train."""
+
+    steps: int = 9000
+    """Optimiser steps."""
+    batch: int = 32
+    """Observations a step, over all sources together."""
+    copies: int = 8
+    """Noised action chunks for each encoded observation (level-2 minibatch)."""
+    learning_rate: float = 6e-4
+    """Peak rate of AdamW; linear warm-up, cosine decay to a twentieth."""
+    warmup: int = 300
+    """Warm-up steps."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    ema: float = 0.999
+    """Decay of the weights' moving average, which is what is saved."""
+    shift: int = 4
+    """Random image shift in pixels."""
+    seed: int = 0
+    """Seed of everything random in training."""
+    save_every: int = 500
+    """Steps between resumable checkpoints; 0 makes none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples for one head.
+
+    Attributes:
+        data: the samples. head: which head imitates them.
+        share: of each batch, relative to the other sources.
+        weights: sampling weights (M,); default: every task the same.
+        stop_gradient: keep this source's gradient out of the backbone.
+        loss_weight: factor of its loss.
+    """
+
+    data: ChunkData
+    head: str = "success"
+    share: float = 1.0
+    weights: NDArray[np.float64] | None = None
+    stop_gradient: bool = False
+    loss_weight: float = 1.0
+
+
+@dataclass
+class _Sampler:
+    """A source made ready: cumulative weights and normalised targets."""
+
+    source: Source
+    size: int
+    cumulative: NDArray[np.float64]
+    states: Tensor
+    actions: Tensor
+    text: Tensor
+    text_mask: Tensor
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(
+    policy: CompactVLA, sources: Sequence[Source], options: FitOptions, *, title: str = "train",
+    scratch: Path | None = None, quiet: bool = False,
+) -> CompactVLA:  # fmt: skip
+    """Train a copy of ``policy`` and return it with the averaged weights.
+
+    Args:
+        policy: where to start; its normaliser is kept.
+        sources: who is imitated by which head.
+        scratch: folder for resumable checkpoints; a run found there goes on where it stopped.
+        title: of the progress bar; ``quiet`` shows none.
+
+    Raises:
+        DataError: a source is empty or does not fit the policy, or the loss is not finite.
+    """
+    network = copy.deepcopy(policy.network).train()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95), fused=True
+    )
+    average = [p.detach().clone() for p in parameters]
+    samplers = _prepare(policy, sources, options)
+    start = _resume(scratch, network, optimiser, average) if scratch else 0
+    smooth = float("nan")
+    with TrainingProgress(options.steps, start, title, quiet) as progress:
+        for step in range(start, options.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = options.learning_rate * _schedule(step, options)
+            loss = _loss(policy, network, samplers, options, step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            # A young average would remember the random start; let its memory grow with the run.
+            torch._foreach_lerp_(average, parameters, 1 - min(options.ema, (step + 1) / (step + 10)))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise DataError(f"{title}: the loss is {value} at step {step}; lower the learning rate")
+            smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+            progress.update(step + 1, smooth)
+            if scratch and options.save_every and (step + 1) % options.save_every == 0:
+                _save(scratch, network, optimiser, average, step + 1)
+    with torch.no_grad():
+        for p, mean in zip(parameters, average, strict=True):
+            p.copy_(mean)
+    notes = {**policy.notes, "final_loss": smooth, "steps": options.steps}
+    return CompactVLA(policy.config, policy.normaliser, network, policy.text, notes)
+
+
+def _loss(
+    policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], options: FitOptions, step: int
+) -> Tensor:
+    """One minibatch over all sources: the backbone runs once over all observations, each head on its own."""
+    random = np.random.default_rng((options.seed, step))
+    generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+    picks = [np.searchsorted(s.cumulative, random.random(s.size)) for s in samplers]
+    images = {
+        camera: pixels_to_float(
+            torch.from_numpy(
+                shifted(
+                    np.concatenate(
+                        [s.source.data.images[camera][i] for s, i in zip(samplers, picks, strict=True)]
+                    ),
+                    options.shift,
+                    random,
+                )
+            )
+        )
+        for camera in policy.config.cameras
+    }
+    states = torch.cat([s.states[i] for s, i in zip(samplers, picks, strict=True)])
+    sentences = [torch.from_numpy(s.source.data.sentence[i]) for s, i in zip(samplers, picks, strict=True)]
+    text = torch.cat([s.text[i] for s, i in zip(samplers, sentences, strict=True)])
+    text_mask = torch.cat([s.text_mask[i] for s, i in zip(samplers, sentences, strict=True)])
+    total = torch.zeros(())
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        prefix, mask = network.backbone(images, states, text, text_mask)
+        at = 0
+        for s, pick in zip(samplers, picks, strict=True):
+            rows = slice(at, at + s.size)
+            at += s.size
+            x, t, target = noised(policy.config, s.actions[pick], options.copies, generator)
+            part = prefix[rows].detach() if s.source.stop_gradient else prefix[rows]
+            head = policy.config.heads.index(s.source.head)
+            predicted = network.predict_shared(x, t, part, mask[rows], head)
+            error = (predicted.float() - target) ** 2
+            valid = torch.from_numpy(s.source.data.valid[pick])
+            total = total + masked_mean(error, valid) * (s.size / options.batch) * s.source.loss_weight
+    return total
+
+
+def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions) -> list[_Sampler]:
+    if not sources:
+        raise DataError("nothing to train on: no sources")
+    shares = np.array([s.share for s in sources]) / sum(s.share for s in sources)
+    sizes = np.maximum(1, np.round(shares * options.batch)).astype(int)
+    sizes[0] += options.batch - sizes.sum()
+    out = []
+    for source, size in zip(sources, sizes, strict=True):
+        data = source.data
+        if len(data) == 0:
+            raise DataError(f"nothing to train the {source.head} head on: no samples")
+        if data.states.shape[1] != policy.config.state_dim or data.actions.shape[1:] != (
+            policy.config.horizon,
+            policy.config.action_dim,
+        ):
+            raise DataError(
+                f"the data has {data.states.shape[1]} state and {data.actions.shape[2]} action dims, "
+                f"the policy takes {policy.config.state_dim} and {policy.config.action_dim}"
+            )
+        weights = balanced_weights(data) if source.weights is None else source.weights
+        text, text_mask = policy.text.batch(data.sentences)
+        out.append(
+            _Sampler(
+                source=source,
+                size=int(size),
+                cumulative=np.cumsum(weights / weights.sum()).clip(max=1.0),
+                states=policy.normaliser.state(torch.from_numpy(data.states)),
+                actions=policy.normaliser.action(torch.from_numpy(data.actions)),
+                text=text,
+                text_mask=text_mask,
+            )
+        )
+        out[-1].cumulative[-1] = 1.0
+    return out
+
+
+def _schedule(step: int, options: FitOptions) -> float:
+    """Linear warm-up, then cosine from 1 to 0.05."""
+    if step < options.warmup:
+        return (step + 1) / options.warmup
+    done = (step - options.warmup) / max(1, options.steps - options.warmup)
+    return 0.05 + 0.475 * (1 + math.cos(math.pi * done))
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AMX); elsewhere it would be slower than float32."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], step: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average.{i:04d}": v for i, v in enumerate(average)}
+    for i, state in enumerate(optimiser.state.values()):
+        tensors |= {f"optimiser.{i:04d}.{k}": v for k, v in state.items()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "training.tmp", {"step": json.dumps(step)})
+    (folder / "training.tmp").rename(folder / "training.safetensors")
+
+
+def _resume(folder: Path, network: Any, optimiser: Any, average: list[Tensor]) -> int:
+    """Load the last resumable checkpoint; 0 when there is none."""
+    path = folder / "training.safetensors"
+    if not path.is_file():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        step = int(json.loads(file.metadata()["step"]))
+    tensors = load_file(path)
+    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+    for i, mean in enumerate(average):
+        mean.copy_(tensors[f"average.{i:04d}"])
+    for group in optimiser.param_groups:
+        for i, parameter in enumerate(group["params"]):
+            optimiser.state[parameter] = {
+                k: tensors[f"optimiser.{i:04d}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")
+            }
+    return step

@@ -1,0 +1,57 @@
+"""A training progress bar: steps, loss, rate, time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Shows how far a training run is.
+
+    Args:
+        steps: in all. start: done before (resumed). title: what is trained. quiet: show nothing.
+    """
+
+    def __init__(self, steps: int, start: int, title: str, quiet: bool) -> None:
+        self.steps, self.start, self.title, self.quiet = steps, start, title, quiet
+        self._bar: Progress | None = None
+        self._begun = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[rate]:.1f} steps/s"),
+                TimeRemainingColumn(), console=Console(stderr=True),
+            )  # fmt: skip
+            self._task = self._bar.add_task(self.title, total=self.steps, completed=self.start, loss=0.0, rate=0.0)
+            self._bar.start()
+        return self
+
+    def update(self, step: int, loss: float) -> None:
+        """Report that ``step`` steps are done."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        rate = (step - self.start) / max(now - self._begun, 1e-6)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+        elif now - self._told > 15 or step == self.steps:
+            self._told = now
+            left = (self.steps - step) / max(rate, 1e-6)
+            print(
+                f"{self.title}: {step}/{self.steps} steps, loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
