@@ -35,6 +35,11 @@ def test_a_writer_killed_at_any_flush_leaves_a_whole_episode_or_none(tmp_path):
     assert kills == 9
     assert result.problems == ()
     assert len(result.leftovers) == 8
+    for leftover in result.leftovers:
+        files = {path.name for path in leftover.iterdir()}
+        assert "meta.json" not in files or len(files) == 7, (
+            "meta.json comes last: it says that the rest is there"
+        )
     # Killed after the rename: whole. And the last child lived.
     assert store.ids() == [sample_id(9), sample_id(10)]
     assert repair(store).removed == result.leftovers
