@@ -197,7 +197,7 @@ def _paired(pairs: Sequence[SeedPairs], confidence: float) -> PairedResult:
         family=1,
         target_difference=TARGET_DIFFERENCE,
         pairs_needed=pairs_needed(
-            TARGET_DIFFERENCE, round(discordant, 3), TARGET_POWER, round(1 - confidence, 12)
+            TARGET_DIFFERENCE, round(discordant, 2), TARGET_POWER, round(1 - confidence, 12)
         ),
     )
 
