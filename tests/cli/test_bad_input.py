@@ -1,4 +1,4 @@
-"""What a user can get wrong, through the real command line: one line with the remedy, exit code 2, no traceback."""
+"""What a user can get wrong, through the real command line: one line with the remedy, exit code 2."""
 
 import json
 import re

@@ -18,7 +18,7 @@ class Improve:
     policy: Path
     """Folder of the policy to improve."""
     out: Path
-    """Folder for the run: episodes, candidates, the chosen agent, the proof. The same command resumes there."""
+    """Folder for the run: episodes, candidates, the chosen agent, proof. The same command resumes there."""
 
 
 def main(argv: Sequence[str]) -> int:
