@@ -1,48 +1,91 @@
-"""``failwise train``: recorded episodes become a policy or another model, one method a sub-verb."""
+"""``failwise train``: recorded episodes become a policy or an agent, one method a sub-verb."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from failwise.cli.options import existing_folder, parse_with, writable_folder
-from failwise.errors import UnknownNameError
-
-
-@dataclass(frozen=True)
-class Method:
-    """A training method: where it lives, so that naming it loads no torch.
-
-    ``function(episodes, out, options)`` returns the folder that it wrote; ``options`` is a dataclass's name.
-    """
-
-    summary: str
-    module: str
-    function: str
-    options: str
-
-
-METHODS = {
-    "bc": Method(
-        "behaviour cloning: a policy from successful demonstrations",
-        "failwise.learn.bc",
-        "train_bc",
-        "BCOptions",
-    ),
-}
+from failwise.errors import CheckpointError, SetupError, UnknownNameError
 
 
 @dataclass(frozen=True)
 class Train:
-    """What every training method takes."""
+    """Where the episodes are, and where the result goes."""
 
     episodes: Path
     """Folder of recorded episodes, as 'failwise collect' wrote it."""
     out: Path
-    """Folder for what is trained. The same command resumes there."""
+    """Folder for what is trained."""
+
+
+@dataclass(frozen=True)
+class TrainCritic(Train):
+    """Where the episodes are, whose they are, and where the result goes."""
+
+    policy: Path
+    """Folder of the policy that acted in them: the critic reads its features."""
+    samples: int = 8
+    """Chunks that the agent draws at every look; it acts on the one that the critic rates highest."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training method: ``run(argv)`` trains, and returns the folder that holds the result."""
+
+    summary: str
+    run: Callable[[Sequence[str]], Path]
+
+
+def _checked(common: Train) -> Train:
+    existing_folder(common.episodes, "--episodes", "episodes that 'failwise collect' wrote")
+    writable_folder(common.out)
+    return common
+
+
+def bc(argv: Sequence[str]) -> Path:
+    """Train a policy by behaviour cloning; the same command resumes."""
+    from failwise.learn.bc import BCOptions, train_bc
+
+    common, options = parse_with(Train, BCOptions, argv, "train bc", METHODS["bc"].summary)
+    _checked(common)
+    return train_bc(common.episodes, common.out, options)
+
+
+def critic(argv: Sequence[str]) -> Path:
+    """Train a critic on a policy's own episodes, and save both as an agent that acts on the best of N."""
+    from failwise.learn.critic import CriticOptions, fit_critic
+
+    common, options = parse_with(TrainCritic, CriticOptions, argv, "train critic", METHODS["critic"].summary)
+    existing_folder(common.policy, "--policy", "the policy that acted, as 'failwise train bc' writes one")
+    if common.samples < 2:
+        raise SetupError(f"--samples {common.samples} leaves the critic no choice; 2 or more, 8 is usual")
+    from failwise.agent import save_agent
+    from failwise.learn.data import load_chunks
+    from failwise.policies import load_policy
+    from failwise.policies.compact import CompactVLA
+
+    policy = load_policy(common.policy)
+    if not isinstance(policy, CompactVLA):
+        raise CheckpointError(
+            f"--policy {common.policy} is a {policy.spec.kind!r}; the critic reads compact ones"
+        )
+    _checked(common)
+    data = load_chunks(common.episodes, policy.spec.horizon)
+    trained, judged = fit_critic(policy, data.take(data.inferred), options)
+    print(f"held-out AUC: value {judged.auc_value:.3f}, critic {judged.auc_critic:.3f} (0.5 is guessing)")
+    steering: list[Mapping[str, Any]] = [{"name": "best_of_n", "options": {"samples": common.samples}}]
+    return save_agent(common.out, policy, steering, trained)
+
+
+METHODS = {
+    "bc": Method("behaviour cloning: a policy from successful demonstrations", bc),
+    "critic": Method(
+        "an agent that acts on the best of N chunks, by a critic fitted to its own episodes", critic
+    ),
+}
 
 
 def help_text() -> str:
@@ -60,12 +103,5 @@ def main(argv: Sequence[str]) -> int:
     name, *rest = argv
     if name not in METHODS:
         raise UnknownNameError("training method", name, METHODS)
-    method = METHODS[name]
-    module: Any = import_module(method.module)
-    common, options = parse_with(
-        Train, getattr(module, method.options), rest, f"train {name}", method.summary
-    )
-    existing_folder(common.episodes, "--episodes", "episodes that 'failwise collect' wrote")
-    writable_folder(common.out)
-    print(getattr(module, method.function)(common.episodes, common.out, options))
+    print(METHODS[name].run(rest))
     return 0
