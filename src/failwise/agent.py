@@ -50,7 +50,9 @@ class PolicyAgent:
             )
         self.execute = policy.spec.execute if execute is None else execute
         if not 1 <= self.execute <= policy.spec.horizon:
-            raise SetupError(f"execute must be 1 to the policy's horizon {policy.spec.horizon}, not {self.execute}")
+            raise SetupError(
+                f"execute must be 1 to the policy's horizon {policy.spec.horizon}, not {self.execute}"
+            )
         self._about = about or Provenance(agent=policy.spec.kind)
         self._generator: Any = None
 
@@ -116,8 +118,16 @@ class ExpertAgent:
         r = self._random = np.random.default_rng(seed)
         motion = len(env.spec.action_low) - 1  # the last action is the gripper's and stays the expert's own
         self._noise = r.uniform(0.0, 0.4) if r.random() < 0.7 else 0.0
-        self._offset = (r.integers(5, 60), r.integers(8, 20), r.uniform(-0.7, 0.7, motion) * (r.random() < 0.5))
-        self._detour = (r.integers(0, 40), r.integers(5, 14), r.uniform(-1.0, 1.0, motion) * (r.random() < 0.4))
+        self._offset = (
+            r.integers(5, 60),
+            r.integers(8, 20),
+            r.uniform(-0.7, 0.7, motion) * (r.random() < 0.5),
+        )
+        self._detour = (
+            r.integers(0, 40),
+            r.integers(5, 14),
+            r.uniform(-1.0, 1.0, motion) * (r.random() < 0.4),
+        )
 
     def act(self, observation: Observation) -> ActionChunk:
         """One action."""
@@ -171,7 +181,11 @@ def load_agent(spec: str | Path) -> Agent:
 
 
 def save_agent(
-    folder: Path, policy: Any, steering: list[Mapping[str, Any]], critic: Any = None, execute: int | None = None
+    folder: Path,
+    policy: Any,
+    steering: list[Mapping[str, Any]],
+    critic: Any = None,
+    execute: int | None = None,
 ) -> Path:
     """Write an agent folder. ``steering`` is a list of {"name": str, "options": {...}}; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class _Sampler:
     actions: Tensor
     text: Tensor
     text_mask: Tensor
-    extra: dict[str, Any] = field(default_factory=dict)
+    weight: float  # of this source's mean loss: its share among the sources of its head
 
 
 def fit(
@@ -175,7 +175,7 @@ def _loss(
             predicted = network.predict_shared(x, t, part, mask[rows], head)
             error = (predicted.float() - target) ** 2
             valid = torch.from_numpy(s.source.data.valid[pick])
-            total = total + masked_mean(error, valid) * (s.size / options.batch) * s.source.loss_weight
+            total = total + masked_mean(error, valid) * s.weight
     return total
 
 
@@ -200,10 +200,12 @@ def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions)
             )
         weights = balanced_weights(data) if source.weights is None else source.weights
         text, text_mask = policy.text.batch(data.sentences)
+        same_head = sum(s.share for s in sources if s.head == source.head)
         out.append(
             _Sampler(
                 source=source,
                 size=int(size),
+                weight=source.loss_weight * source.share / same_head,
                 cumulative=np.cumsum(weights / weights.sum()).clip(max=1.0),
                 states=policy.normaliser.state(torch.from_numpy(data.states)),
                 actions=policy.normaliser.action(torch.from_numpy(data.actions)),
@@ -234,7 +236,9 @@ def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], ste
     tensors |= {f"average.{i:04d}": v for i, v in enumerate(average)}
     for i, state in enumerate(optimiser.state.values()):
         tensors |= {f"optimiser.{i:04d}.{k}": v for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "training.tmp", {"step": json.dumps(step)})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, folder / "training.tmp", {"step": json.dumps(step)}
+    )
     (folder / "training.tmp").rename(folder / "training.safetensors")
 
 

@@ -15,7 +15,7 @@ from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
 from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta, Outcome
 
-_CACHED_ENVS, _CACHED_AGENTS = 2, 3
+_CACHED_ENVS, _CACHED_AGENTS = 10, 12
 
 
 class _Kept:
@@ -100,7 +100,9 @@ def collect(
         task = partial(_run_or_report, out=str(out), options=options)
         own = executor is None
         runner: Any = executor or (
-            ProcessPool(min(workers, len(todo)), prepare_worker, item_timeout_s) if workers > 1 else InProcess()
+            ProcessPool(min(workers, len(todo)), prepare_worker, item_timeout_s)
+            if workers > 1
+            else InProcess()
         )
         try:
             results = track(
@@ -108,7 +110,11 @@ def collect(
                 successes=sum(metas[i.episode_id].outcome == "success" for i in items if i.episode_id in metas),
             )  # fmt: skip
             for result in results:
-                meta = _record_loss(result.item, result.reason, store) if isinstance(result, WorkerFailure) else result
+                meta = (
+                    _record_loss(result.item, result.reason, store)
+                    if isinstance(result, WorkerFailure)
+                    else result
+                )
                 if isinstance(meta, str):
                     raise SetupError(meta)
                 metas[meta.episode_id] = meta

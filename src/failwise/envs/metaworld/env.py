@@ -142,7 +142,9 @@ class MetaWorldEnv:
         """
         a = np.asarray(action, np.float32)
         if a.shape != (4,) or not np.isfinite(a).all():
-            raise EpisodeError(f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}")
+            raise EpisodeError(
+                f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}"
+            )
         self._raw, reward, _, _, info = self._env.step(np.clip(a, -1.0, 1.0))
         if self._env._did_see_sim_exception or not np.isfinite(self._raw).all():
             raise EpisodeError(f"metaworld/{self._task}: the simulation diverged at step {self._steps}")
@@ -200,7 +202,9 @@ class MetaWorldEnv:
         env = self._env
         size = mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         if "mj" not in snapshot or snapshot["mj"].shape != (size,):
-            raise SetupError(f"this snapshot does not fit metaworld/{self._task}: it is of another task or version")
+            raise SetupError(
+                f"this snapshot does not fit metaworld/{self._task}: it is of another task or version"
+            )
         for name in ("body_pos", "body_quat", "site_pos"):
             getattr(env.model, name)[:] = snapshot[name]
         for name, value in snapshot.items():

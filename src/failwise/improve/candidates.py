@@ -1,0 +1,86 @@
+"""What one round offers to choose from: ways of steering the newly trained heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from failwise.agent import FORMAT
+
+Steering = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way of steering. ``control`` marks what only serves comparison and is never chosen."""
+
+    name: str
+    steering: Steering
+    control: bool = False
+
+    def write(self, folder: Path, network: Path, critic: Path | None) -> Path:
+        """An agent folder that refers to the round's network and critic beside it."""
+        import os
+
+        folder.mkdir(parents=True, exist_ok=True)
+        about: dict[str, Any] = {"format": FORMAT, "policy": os.path.relpath(network, folder)}
+        about["steering"] = [dict(s) for s in self.steering]
+        if critic is not None:
+            about["critic"] = os.path.relpath(critic, folder)
+        (folder / "agent.json").write_text(
+            json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        return folder
+
+
+def afil(**options: Any) -> dict[str, Any]:
+    """One AFIL entry of a steering list."""
+    return {"name": "afil", "options": options}
+
+
+def best_of(samples: int, margin: float = 0.0) -> dict[str, Any]:
+    """One best-of-N entry of a steering list."""
+    return {"name": "best_of_n", "options": {"samples": samples, "margin": margin}}
+
+
+def ladder(divergence: float, guidance: Sequence[float], samples: Sequence[int]) -> list[Candidate]:
+    """The candidates and controls of a round.
+
+    Args:
+        divergence: mean 1 - cos between the heads in a dry run; adaptive schedules are scaled by it, so that a
+            strength means the same for every pair of heads.
+        guidance: strengths of the guided ones. samples: N of the selecting ones.
+    """
+    scale = max(divergence, 1e-3)
+    middle = sorted(guidance)[len(guidance) // 2]
+    adaptive = dict(schedule="cosine", scale=scale)
+    gated = dict(schedule="constant", gate="risk", power=2.0)
+    out = [Candidate("c2", [])]
+    out += [Candidate(f"fixed-{w:g}", [afil(schedule="constant", alpha=w)]) for w in sorted(guidance)[:2]]
+    out += [Candidate(f"adaptive-{w:g}", [afil(alpha=w, **adaptive)]) for w in sorted(guidance)[:2]]
+    out += [Candidate(f"gated-{w:g}", [afil(alpha=w, **gated)]) for w in guidance]
+    out += [Candidate(f"best-of-{n}", [best_of(n)]) for n in samples]
+    out += [
+        Candidate(
+            f"gated-{middle:g}-best-of-{max(samples)}", [afil(alpha=middle, **gated), best_of(max(samples))]
+        )
+    ]
+    out += [Candidate("c1", [afil(schedule="constant", alpha=middle, failure="own_success")], control=True)]
+    return out
+
+
+def proof_arms(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> dict[str, str]:
+    """Arm name -> candidate name for the published comparison: of each family the one that validation liked best."""
+    arms = {"c2": "c2", "c1": "c1"}
+    for family in ("fixed", "adaptive", "gated", "best-of"):
+        members = [
+            c.name
+            for c in candidates
+            if c.name.startswith(family) and (family == "best-of" or "best" not in c.name)
+        ]
+        if members:
+            arms[family] = max(members, key=lambda name: scores.get(name, -1.0))
+    return arms

@@ -1,0 +1,53 @@
+"""Options of the whole job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from failwise.errors import SetupError
+from failwise.learn.afil import AFILTraining
+from failwise.learn.critic import CriticOptions
+
+
+@dataclass(frozen=True)
+class ImproveOptions:
+    """How much to collect, train, choose and prove."""
+
+    episodes: int = 120
+    """Own episodes a task and round."""
+    rounds: int = 1
+    """Rounds of collecting and learning; each begins with the agent that the last one chose."""
+    demos: Path | None = None
+    """Store of demonstrations to keep imitating; without it only the policy's own successes are imitated."""
+    demos_per_task: int = 0
+    """Use at most so many demonstrations a task; 0 uses all."""
+    look_every: int = 4
+    """While collecting, also record a picture every so many steps: more samples for the same episodes."""
+    validation_seeds: tuple[int, ...] = (8, 16, 24)
+    """Seeds a task in each rung of successive halving; a rung keeps the better half of the candidates."""
+    test_seeds: int = 100
+    """Untouched seeds a task for the proof."""
+    samples: tuple[int, ...] = (8, 16)
+    """N of the best-of-N candidates."""
+    guidance: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Strengths of the guidance candidates."""
+    heads: AFILTraining = field(default_factory=AFILTraining)
+    """Training of the success, failure and control heads."""
+    critic: CriticOptions = field(default_factory=CriticOptions)
+    """Training of value model and critic."""
+    extra: bool = True
+    """Also train the control with equal extra training on the demonstrations (needs ``demos``)."""
+    workers: int = 2
+    """Processes that run episodes."""
+    threads: int = 2
+    """Threads that train."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "rounds", "test_seeds", "workers", "threads"):
+            if getattr(self, name) < 1:
+                raise SetupError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if not self.validation_seeds or min(self.validation_seeds) < 1:
+            raise SetupError("--validation-seeds must name at least one rung of at least 1 seed a task")
+        if min(self.samples, default=2) < 2:
+            raise SetupError("--samples must be at least 2 each: with 1 there is nothing to choose from")

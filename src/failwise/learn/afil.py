@@ -1,0 +1,108 @@
+"""AFIL's training: one backbone, a success head, a failure head, and the head of the control experiment.
+
+Source of the method: Adaptive Failure-Informed Learning (arXiv 2605.08434). ``L = L_s + eta L_f``, with the gradient of
+``L_f`` stopped at the backbone. Because of that stop, backbone and success head here are exactly what self-imitation on
+the same data gives (control C2); what guidance adds can be seen against it with nothing else changed. The third head,
+trained on the policy's own successes, is control C1: negative guidance without any failure information.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.errors import DataError
+from failwise.learn.critic import Judged
+from failwise.learn.data import ChunkData
+from failwise.learn.fit import FitOptions, Source, fit
+from failwise.policies.compact import CompactVLA
+
+HEADS = ("success", "failure", "own_success")
+
+
+@dataclass(frozen=True)
+class AFILTraining:
+    """How the heads are trained."""
+
+    fit: FitOptions = field(
+        default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=2e-4, warmup=100)
+    )
+    """Length and rate of training; ``batch`` counts the observations of the success head."""
+    failure_set: Literal["low_advantage", "whole_trajectory"] = "low_advantage"
+    """Which chunks of failed episodes the failure head learns."""
+    quantile: float = 0.3
+    """low_advantage: the share of each task's failed chunks, those of the lowest advantage."""
+    truncate: float = 1.5
+    """Ignore failed episodes beyond so many median successful lengths of their task: there they are only stuck."""
+    eta: float = 1.0
+    """Weight of the failure head's loss."""
+    negative_batch: int = 8
+    """Observations a step for each of the two negative heads."""
+    demos_share: float = 0.5
+    """Share of the demonstrations in the success head's batch, where there are any."""
+
+
+def failure_samples(data: ChunkData, judged: Judged | None, options: AFILTraining) -> NDArray[np.bool_]:
+    """The samples (M,) that the failure head learns.
+
+    Raises:
+        DataError: there are no failures, or low advantages are asked for without a value model.
+    """
+    failed = ~data.success
+    if not failed.any():
+        raise DataError(
+            f"no failures among {len(data.episodes)} episodes: there is nothing to steer away from; "
+            "collect more episodes, or choose tasks that the policy does not master yet"
+        )
+    task = np.array([m.env_id for m in data.episodes])[data.episode]
+    length = np.array([m.n_steps for m in data.episodes])[data.episode]
+    chosen = np.zeros(len(data), bool)
+    for name in np.unique(task[failed]):
+        here = failed & (task == name)
+        done = data.success & (task == name)
+        limit = options.truncate * np.median(length[done]) if done.any() else np.inf
+        here &= data.step <= limit
+        if options.failure_set == "low_advantage":
+            if judged is None:
+                raise DataError("low_advantage failure sets need a value model")
+            here &= judged.advantage <= np.quantile(judged.advantage[here], options.quantile)
+        chosen |= here
+    return chosen
+
+
+def train_heads(
+    policy: CompactVLA, own: ChunkData, demos: ChunkData | None, judged: Judged | None, options: AFILTraining, *,
+    scratch: Path | None = None, quiet: bool = False,
+) -> CompactVLA:  # fmt: skip
+    """Fit success, failure and control heads from a policy's own episodes; returns the new policy.
+
+    Args:
+        policy: where to start. own: its own episodes' samples, both outcomes. demos: demonstrations to keep imitating.
+        judged: the value model's word on ``own``.
+
+    Raises:
+        DataError: no failures or no successes among the own episodes.
+    """
+    successes = own.take(own.success)
+    if len(successes) == 0:
+        raise DataError(
+            f"no successes among {len(own.episodes)} own episodes: there is nothing to imitate; "
+            "collect more, or start from a better policy"
+        )
+    failures = own.take(failure_samples(own, judged, options))
+    b, n = options.fit.batch, options.negative_batch
+    positive = [Source(successes, share=b * (1 - options.demos_share) if demos is not None else b)]
+    if demos is not None:
+        positive.append(Source(demos, share=b * options.demos_share))
+    negative = [
+        Source(failures, head="failure", share=n, stop_gradient=True, loss_weight=options.eta),
+        Source(successes, head="own_success", share=n, stop_gradient=True, loss_weight=options.eta),
+    ]
+    whole = FitOptions(**{**vars(options.fit), "batch": b + 2 * n})
+    return fit(
+        policy.with_heads(HEADS), [*positive, *negative], whole, title="heads", scratch=scratch, quiet=quiet
+    )

@@ -1,0 +1,232 @@
+"""The value model and the chunk critic, from the policy's own successes and failures.
+
+1. V(o) = P(success | o): cross-entropy against the episode's outcome.
+2. Q(o, chunk): cross-entropy against ``(1 - b) y + b V(o_{t+H})``, with V from the members that never saw the episode.
+   An outcome alone blames every chunk of a failed episode; the value of where the chunk led says which one to blame.
+
+Ensemble members are cross-fitted: episodes are dealt to E folds, member e never sees fold e, and every figure about a
+member (held-out AUC, stopping point, advantages) comes from its own fold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from failwise.errors import DataError
+from failwise.learn.data import ChunkData, balanced_weights
+from failwise.learn.fit import fast_bfloat16
+from failwise.learn.progress import TrainingProgress
+from failwise.policies.compact import CompactVLA
+from failwise.policies.compact.policy import pixels_to_float
+from failwise.policies.critic import Critic, CriticConfig, CriticNetwork
+
+
+@dataclass(frozen=True)
+class CriticOptions:
+    """How to train value model and critic."""
+
+    config: CriticConfig = field(default_factory=CriticConfig)
+    """Shapes; prefix width, horizon and action dims are taken from the policy."""
+    steps: int = 900
+    """Optimiser steps of each of the two stages."""
+    batch: int = 96
+    """Observations a step."""
+    learning_rate: float = 3e-4
+    """Peak rate of AdamW, cosine decay."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    bootstrap: float = 0.5
+    """b, share of V(o_{t+H}) in the critic's target."""
+    seed: int = 0
+    """Seed of folds and minibatches."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the cross-fitted value model says of each sample.
+
+    Attributes:
+        value: (M,) P(success | o) by the members that did not see the sample's episode.
+        next_value: (M,) the same one chunk later; the outcome where the episode ended before.
+        auc_value, auc_critic: held-out ROC-AUC against the outcome, over all samples.
+    """
+
+    value: NDArray[np.float32]
+    next_value: NDArray[np.float32]
+    auc_value: float
+    auc_critic: float
+
+    @property
+    def advantage(self) -> NDArray[np.float32]:
+        """(M,) how much likelier success became over the chunk."""
+        return self.next_value - self.value
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Every sample's prefix, computed once: the backbone is frozen here."""
+
+    prefix: Tensor  # (M, L, D) bfloat16
+    mask: Tensor  # (M, 1, 1, L)
+    actions: Tensor  # (M, H, A) normalised
+
+
+@torch.inference_mode()
+def encode_samples(policy: CompactVLA, data: ChunkData, *, batch: int = 64, quiet: bool = False) -> Encoded:
+    """Run the policy's backbone over all samples."""
+    states = policy.normaliser.state(torch.from_numpy(data.states))
+    text, text_mask = policy.text.batch(data.sentences)
+    prefixes, masks = [], []
+    n = -(-len(data) // batch)
+    with (
+        TrainingProgress(n, 0, "encode", quiet) as progress,
+        torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()),
+    ):
+        for i in range(n):
+            rows = slice(i * batch, (i + 1) * batch)
+            sentence = torch.from_numpy(data.sentence[rows])
+            images = {c: pixels_to_float(torch.from_numpy(x[rows])) for c, x in data.images.items()}
+            prefix, mask = policy.network.backbone(images, states[rows], text[sentence], text_mask[sentence])
+            prefixes.append(prefix.bfloat16())
+            masks.append(mask)
+            progress.update(i + 1, 0.0)
+    actions = policy.normaliser.action(torch.from_numpy(data.actions))
+    return Encoded(torch.cat(prefixes), torch.cat(masks), actions)
+
+
+def fit_critic(
+    policy: CompactVLA, data: ChunkData, options: CriticOptions | None = None, *, value_only: bool = False,
+    quiet: bool = False,
+) -> tuple[Critic, Judged]:  # fmt: skip
+    """Train value model and critic on the policy's own episodes.
+
+    Args:
+        policy: whose prefix they read. data: samples of both outcomes.
+        value_only: leave the critic untrained, where only advantages are wanted.
+
+    Raises:
+        DataError: only successes, or only failures.
+    """
+    options = options or CriticOptions()
+    y = data.success.astype(np.float32)
+    if y.min() == y.max():
+        kind = "failures" if y.max() == 0 else "successes"
+        raise DataError(
+            f"the critic needs successes and failures, but all {len(data.episodes)} episodes are {kind}; "
+            "collect more episodes or choose tasks that the policy sometimes masters"
+        )
+    config = replace(
+        options.config,
+        prefix_dim=policy.config.width,
+        horizon=policy.config.horizon,
+        action_dim=policy.config.action_dim,
+    )
+    torch.manual_seed(options.seed)
+    network = CriticNetwork(config)
+    encoded = encode_samples(policy, data, quiet=quiet)
+    fold = np.random.default_rng(options.seed).permutation(len(data.episodes)) % config.members
+    fold_M = torch.from_numpy(fold[data.episode])
+    unseen_EM = fold_M[None] == torch.arange(config.members)[:, None]
+
+    _train(network, "value", encoded, torch.from_numpy(y), unseen_EM, data, options, quiet)
+    value = _held_out(network, "value", encoded, unseen_EM)
+    after = next_values(data, value, policy.config.horizon)
+    if value_only:
+        judged = Judged(value, after, ranking_auc(y, value), float("nan"))
+        return Critic(config, network, {"held_out_auc_value": round(judged.auc_value, 4)}), judged
+    target = (1 - options.bootstrap) * y + options.bootstrap * after
+    _train(network, "critic", encoded, torch.from_numpy(target), unseen_EM, data, options, quiet)
+    critic = _held_out(network, "critic", encoded, unseen_EM)
+    judged = Judged(value, after, ranking_auc(y, value), ranking_auc(y, critic))
+    notes = {
+        "episodes": len(data.episodes),
+        "samples": len(data),
+        "held_out_auc_value": round(judged.auc_value, 4),
+        "held_out_auc_critic": round(judged.auc_critic, 4),
+    }
+    return Critic(config, network, notes), judged
+
+
+def _train(
+    network: CriticNetwork, stage: str, encoded: Encoded, target_M: Tensor, unseen_EM: Tensor, data: ChunkData,
+    options: CriticOptions, quiet: bool,
+) -> None:  # fmt: skip
+    """Cross-entropy of one stage; member e's loss leaves out the samples of fold e."""
+    mine = [p for n, p in network.named_parameters() if n.startswith("value") == (stage == "value")]
+    optimiser = torch.optim.AdamW(
+        mine, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
+    weights = balanced_weights(data)
+    cumulative = np.cumsum(weights / weights.sum())
+    cumulative[-1] = 1.0
+    network.train()
+    with TrainingProgress(options.steps, 0, stage, quiet) as progress:
+        for step in range(options.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = (
+                    options.learning_rate
+                    * min(1.0, (step + 1) / 50)
+                    * (0.5 + 0.5 * np.cos(np.pi * step / options.steps))
+                )
+            random = np.random.default_rng((options.seed, step, len(stage)))
+            rows = torch.from_numpy(np.searchsorted(cumulative, random.random(options.batch)))
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+                logits = _forward(network, stage, encoded, rows)
+            loss_EB = F.binary_cross_entropy_with_logits(
+                logits.float(), target_M[rows].expand(logits.shape), reduction="none"
+            )
+            counted = (~unseen_EM[:, rows]).float()
+            loss = (loss_EB * counted).sum() / counted.sum() * network.config.members
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(mine, 1.0)
+            optimiser.step()
+            progress.update(step + 1, float(loss.detach()) / network.config.members)
+    network.eval()
+
+
+def _forward(network: CriticNetwork, stage: str, encoded: Encoded, rows: Tensor) -> Tensor:
+    """Logits (E, B) of one stage."""
+    prefix, mask = encoded.prefix[rows].float(), encoded.mask[rows]
+    if stage == "value":
+        return network.value(prefix, mask)
+    return network.critic(encoded.actions[rows][:, None], prefix, mask)[..., 0]
+
+
+@torch.inference_mode()
+def _held_out(network: CriticNetwork, stage: str, encoded: Encoded, unseen_EM: Tensor) -> NDArray[np.float32]:
+    """P(success) (M,) by the member that did not see each sample's episode."""
+    out = []
+    for rows in torch.arange(unseen_EM.shape[1]).split(256):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            logits = _forward(network, stage, encoded, rows)
+        pick = unseen_EM[:, rows].float()
+        out.append((torch.sigmoid(logits.float()) * pick).sum(0) / pick.sum(0))
+    return np.asarray(torch.cat(out).numpy(), np.float32)
+
+
+def next_values(data: ChunkData, value_M: NDArray[np.float32], horizon: int) -> NDArray[np.float32]:
+    """V at the first look at least ``horizon`` steps later in the same episode; the outcome (0 or 1) beyond its end."""
+    after = data.success.astype(np.float32)
+    for e in np.unique(data.episode):
+        rows = np.flatnonzero(data.episode == e)
+        rows = rows[np.argsort(data.step[rows])]
+        later = np.searchsorted(data.step[rows], data.step[rows] + horizon)
+        inside = later < len(rows)
+        after[rows[inside]] = value_M[rows[later[inside]]]
+    return after
+
+
+def ranking_auc(y_M: NDArray[np.float32], score_M: NDArray[np.float32]) -> float:
+    """ROC-AUC: the chance that a sample of a success scores above one of a failure (Mann-Whitney)."""
+    from scipy.stats import rankdata
+
+    positive = y_M > 0.5
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(score_M)[positive].sum() - n * (n + 1) / 2) / (n * m))

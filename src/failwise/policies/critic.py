@@ -1,0 +1,157 @@
+"""The chunk critic and the value model: how likely is success from here, with and without a given chunk?
+
+Both read the policy's own encoded prefix, so that scoring costs no second encoding. Each is an ensemble whose members
+left out one part of the episodes each (cross-fitting), with stacked weights: one batched pass for all members.
+
+Shape legend as in ``failwise.policies.compact.network``; here E is the ensemble's members.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from failwise.errors import CheckpointError
+from failwise.policies.compact.network import ExpertLayer, StackedLinear, StackedNorm
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Shapes of the critic and the value model."""
+
+    prefix_dim: int = 192
+    """D, width of the policy's prefix tokens."""
+    horizon: int = 8
+    """H, actions in a chunk."""
+    action_dim: int = 4
+    """A, action dims."""
+    width: int = 128
+    """Token width inside."""
+    attention_heads: int = 4
+    """Attention heads; must divide ``width``."""
+    layers: int = 2
+    """Transformer layers that read the prefix."""
+    members: int = 4
+    """E, ensemble members; member e never saw fold e."""
+    pessimism: float = 0.0
+    """Standard deviations over the members to subtract from their mean logit."""
+
+
+class _Reader(nn.Module):
+    """Query tokens read the prefix; their mean gives one logit a query set. (E, B, N, Q, d) -> (E, B, N)."""
+
+    def __init__(self, config: CriticConfig) -> None:
+        super().__init__()
+        E, d = config.members, config.width
+        self.project = StackedLinear(E, config.prefix_dim, d)
+        self.layers = nn.ModuleList(
+            ExpertLayer(E, d, config.attention_heads, 2) for _ in range(config.layers)
+        )
+        self.norm, self.out = StackedNorm(E, d), StackedLinear(E, d, 1)
+
+    def forward(self, tokens_EBNQd: Tensor, prefix_BLD: Tensor, mask_B11L: Tensor) -> Tensor:
+        E, B, N, Q, d = tokens_EBNQd.shape
+        L = prefix_BLD.shape[1]
+        every = slice(0, E)
+        prefix = self.project(prefix_BLD[None].expand(E, -1, -1, -1).reshape(E, B * L, -1), every).view(
+            E, B, L, d
+        )
+        mask = mask_B11L.repeat(E, 1, 1, 1)
+        x = tokens_EBNQd.reshape(E, B * N * Q, d)
+        for layer in self.layers:
+            x = layer(x, (B, N, Q), layer.cache(prefix, every), mask, every)
+        x = self.norm(x, every).view(E, B * N, Q, d).mean(2)
+        return self.out(x, every).view(E, B, N)
+
+
+class CriticNetwork(nn.Module):
+    """Value V(o) and critic Q(o, chunk), as logits of P(success)."""
+
+    def __init__(self, config: CriticConfig) -> None:
+        super().__init__()
+        E, d = config.members, config.width
+        self.config = config
+        self.value_token = nn.Parameter(torch.randn(E, 1, 1, 4, d) * 0.2)
+        self.value_reader = _Reader(config)
+        self.action_in = StackedLinear(E, config.action_dim, d)
+        self.position = nn.Parameter(torch.randn(E, 1, 1, config.horizon, d) * 0.2)
+        self.critic_reader = _Reader(config)
+
+    def value(self, prefix_BLD: Tensor, mask_B11L: Tensor) -> Tensor:
+        """Logits (E, B)."""
+        tokens = self.value_token.expand(-1, len(prefix_BLD), -1, -1, -1)
+        return self.value_reader(tokens, prefix_BLD, mask_B11L)[..., 0]  # type: ignore[no-any-return]
+
+    def critic(self, actions_BNHA: Tensor, prefix_BLD: Tensor, mask_B11L: Tensor) -> Tensor:
+        """Logits (E, B, N) of normalised chunks."""
+        E = self.config.members
+        B, N, H, A = actions_BNHA.shape
+        flat = actions_BNHA.reshape(1, B * N * H, A).expand(E, -1, -1)
+        tokens = self.action_in(flat, slice(0, E)).view(E, B, N, H, -1) + self.position
+        return self.critic_reader(tokens, prefix_BLD, mask_B11L)  # type: ignore[no-any-return]
+
+
+class Critic:
+    """A trained critic, ready to steer: call it with chunks, or ask it for the value of an observation.
+
+    Args:
+        config: shapes. network: weights. notes: how it was trained and how well it ranks held-out episodes.
+    """
+
+    def __init__(
+        self, config: CriticConfig, network: CriticNetwork, notes: dict[str, Any] | None = None
+    ) -> None:
+        self.config, self.network, self.notes = config, network.eval(), notes or {}
+
+    @torch.inference_mode()
+    def __call__(self, actions_BNHA: Tensor, context: Any) -> Tensor:
+        """P(success | o, chunk), (B, N), of normalised chunks (B, N, H, A)."""
+        logits = self.network.critic(actions_BNHA, context.prefix_BLD, context.mask_B11L)
+        return torch.sigmoid(self._pool(logits))
+
+    @torch.inference_mode()
+    def value(self, context: Any) -> Tensor:
+        """P(success | o), (B,)."""
+        return torch.sigmoid(self._pool(self.network.value(context.prefix_BLD, context.mask_B11L)))
+
+    def _pool(self, logits_E: Tensor) -> Tensor:
+        return logits_E.mean(0) - self.config.pessimism * logits_E.std(0)
+
+    def save(self, folder: Path) -> None:
+        """Write critic.json and critic.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "critic.safetensors"
+        )
+        about = {"config": asdict(self.config), "notes": self.notes}
+        (folder / "critic.json").write_text(
+            json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Critic:
+        """Read a critic folder.
+
+        Raises:
+            CheckpointError: files missing, damaged, or of another architecture.
+        """
+        try:
+            about = json.loads((folder / "critic.json").read_text(encoding="utf-8"))
+            config = CriticConfig(**about["config"])
+            network = CriticNetwork(config)
+            network.load_state_dict(load_file(folder / "critic.safetensors"))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder} is not a critic folder: {Path(error.filename).name} is missing"
+            ) from error
+        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{folder} is damaged or of another architecture ({reason})") from error
+        return cls(config, network, about.get("notes", {}))
