@@ -30,9 +30,7 @@ class Candidate:
         about["steering"] = [dict(s) for s in self.steering]
         if critic is not None:
             about["critic"] = os.path.relpath(critic, folder)
-        (folder / "agent.json").write_text(
-            json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        (folder / "agent.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return folder
 
 
@@ -63,11 +61,7 @@ def ladder(divergence: float, guidance: Sequence[float], samples: Sequence[int])
     out += [Candidate(f"adaptive-{w:g}", [afil(alpha=w, **adaptive)]) for w in sorted(guidance)[:2]]
     out += [Candidate(f"gated-{w:g}", [afil(alpha=w, **gated)]) for w in guidance]
     out += [Candidate(f"best-of-{n}", [best_of(n)]) for n in samples]
-    out += [
-        Candidate(
-            f"gated-{middle:g}-best-of-{max(samples)}", [afil(alpha=middle, **gated), best_of(max(samples))]
-        )
-    ]
+    out += [Candidate(f"gated-{middle:g}-best-of-{max(samples)}", [afil(alpha=middle, **gated), best_of(max(samples))])]
     out += [Candidate("c1", [afil(schedule="constant", alpha=middle, failure="own_success")], control=True)]
     return out
 
@@ -77,9 +71,7 @@ def proof_arms(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> 
     arms = {"c2": "c2", "c1": "c1"}
     for family in ("fixed", "adaptive", "gated", "best-of"):
         members = [
-            c.name
-            for c in candidates
-            if c.name.startswith(family) and (family == "best-of" or "best" not in c.name)
+            c.name for c in candidates if c.name.startswith(family) and (family == "best-of" or "best" not in c.name)
         ]
         if members:
             arms[family] = max(members, key=lambda name: scores.get(name, -1.0))

@@ -26,6 +26,8 @@ class ImproveOptions:
     """While collecting, also record a picture every so many steps: more samples for the same episodes."""
     validation_seeds: tuple[int, ...] = (8, 16, 24)
     """Seeds a task in each rung of successive halving; a rung keeps the better half of the candidates."""
+    candidate: str = ""
+    """Take this candidate without validation, for tasks that must not take part in any choice."""
     test_seeds: int = 100
     """Untouched seeds a task for the proof."""
     samples: tuple[int, ...] = (8, 16)

@@ -20,18 +20,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from failwise.errors import CheckpointError, DataError, SetupError
+from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
 from failwise.improve.candidates import Candidate, ladder, proof_arms
 from failwise.improve.choose import Standing, successive_halving
 from failwise.improve.options import ImproveOptions
-from failwise.seeds import COLLECT, TEST, VALIDATION
+from failwise.improve.proof import prove
+from failwise.seeds import COLLECT, VALIDATION
 from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
     _check(env_ids, policy, options)
     _claim(out, env_ids, policy, options)
     _set_threads(options.threads)
-    started = time.monotonic()
     agent = policy
     arms: dict[str, Path] = {"base": policy}
     for number in range(1, options.rounds + 1):
@@ -64,13 +62,11 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
     if options.extra and options.demos is not None:
         arms["extra"] = train_extra(policy, out, options, env_ids)
     _copy_agent(agent, out / "agent")
-    _prove(env_ids, arms, out, options, started)
+    prove(env_ids, arms, out, options)
     return out
 
 
-def run_round(
-    number: int, env_ids: Sequence[str], base: Path, agent: Path, out: Path, options: ImproveOptions
-) -> Path:
+def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out: Path, options: ImproveOptions) -> Path:
     """One round: the agent's own episodes -> heads and critic -> the candidate that validation likes best."""
     folder = out / f"round{number}"
     if (folder / "agent" / "agent.json").is_file():
@@ -83,14 +79,17 @@ def run_round(
     candidates = ladder(divergence, options.guidance, options.samples)
     for c in candidates:
         c.write(folder / "candidates" / c.name, folder / "network", folder / "critic")
-    standings = _choose(number, env_ids, candidates, folder, options)
-    best = next(s for s in standings if not _named(candidates, s.name).control)
+    if options.candidate:
+        standings, best = [], _named(candidates, options.candidate).name
+    else:
+        standings = _choose(number, env_ids, candidates, folder, options)
+        best = standings[0].name
     rates = {s.name: s.rate for s in standings}
     critic = json.loads((folder / "critic" / "critic.json").read_text(encoding="utf-8"))
     _write_json(
         folder / "choice.json",
         {
-            "chosen": best.name,
+            "chosen": best,
             "standings": [asdict(s) for s in standings],
             "proof_arms": proof_arms(candidates, rates),
             "divergence": divergence,
@@ -101,7 +100,7 @@ def run_round(
             },
         },
     )
-    return _copy_agent(folder / "candidates" / best.name, folder / "agent")
+    return _copy_agent(folder / "candidates" / best, folder / "agent")
 
 
 def _collect(
@@ -112,9 +111,7 @@ def _collect(
     seeds = COLLECT.claim(options.episodes, offset=(number - 1) * options.episodes)
     items = [RolloutItem(e, s, s, f"round{number}", str(agent)) for e in env_ids for s in seeds]
     look = RolloutOptions(look_every=options.look_every)
-    return collect(
-        items, folder / "episodes", workers=options.workers, options=look, title=f"round {number}: collect"
-    )
+    return collect(items, folder / "episodes", workers=options.workers, options=look, title=f"round {number}: collect")
 
 
 def _fit(before: Path, stores: Sequence[Path], folder: Path, options: ImproveOptions) -> float:
@@ -192,9 +189,7 @@ def train_extra(base: Path, out: Path, options: ImproveOptions, env_ids: Sequenc
     demos = _demos(options, policy, set(env_ids))
     assert demos is not None, "the caller has checked that there are demonstrations"
     schedule = replace(options.heads.fit, steps=options.heads.fit.steps * options.rounds)
-    trained = fit(
-        policy, [Source(demos)], schedule, title="control: extra training", scratch=folder / "training"
-    )
+    trained = fit(policy, [Source(demos)], schedule, title="control: extra training", scratch=folder / "training")
     shutil.rmtree(folder / "training", ignore_errors=True)
     trained.save(folder)
     return folder
@@ -229,26 +224,6 @@ def _choose(
     return successive_halving([c.name for c in candidates if not c.control], rungs, run)
 
 
-def _prove(
-    env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: ImproveOptions, started: float
-) -> None:
-    from failwise.evaluate import evaluate
-    from failwise.evaluate.verdict import verdicts
-    from failwise.report import write_report
-
-    seeds = list(TEST.claim(options.test_seeds))
-    comparison = evaluate(
-        env_ids, {k: str(v) for k, v in arms.items()}, seeds, out / "proof", workers=options.workers
-    )
-    _write_json(
-        out / "timing.json", {"minutes_of_the_last_call": round((time.monotonic() - started) / 60, 2)}
-    )
-    page = write_report(out / "proof")
-    for sentence in verdicts(comparison):
-        print(sentence, file=sys.stderr)
-    print(f"report: {page}", file=sys.stderr)
-
-
 def _check(env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> None:
     from failwise.envs import make_env
 
@@ -265,9 +240,7 @@ def _check(env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> Non
                 f"{env_id} has {len(spec.state_names)} and {len(spec.action_low)}: choose tasks that it was trained on"
             )
     if options.demos is not None and not options.demos.is_dir():
-        raise DataError(
-            f"no demonstrations at {options.demos}; make them with: failwise collect --policy expert:mixed"
-        )
+        raise DataError(f"no demonstrations at {options.demos}; make them with: failwise collect --policy expert:mixed")
 
 
 def _claim(out: Path, env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> None:
@@ -318,7 +291,10 @@ def _load_compact(folder: Path) -> CompactVLA:
 
 
 def _named(candidates: Sequence[Candidate], name: str) -> Candidate:
-    return next(c for c in candidates if c.name == name)
+    for candidate in candidates:
+        if candidate.name == name:
+            return candidate
+    raise UnknownNameError("candidate", name, [c.name for c in candidates])
 
 
 def _copy_agent(source: Path, target: Path) -> Path:

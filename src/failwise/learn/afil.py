@@ -28,9 +28,7 @@ HEADS = ("success", "failure", "own_success")
 class AFILTraining:
     """How the heads are trained."""
 
-    fit: FitOptions = field(
-        default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=2e-4, warmup=100)
-    )
+    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=2e-4, warmup=100))
     """Length and rate of training; ``batch`` counts the observations of the success head."""
     failure_set: Literal["low_advantage", "whole_trajectory"] = "low_advantage"
     """Which chunks of failed episodes the failure head learns."""
@@ -103,6 +101,4 @@ def train_heads(
         Source(successes, head="own_success", share=n, stop_gradient=True, loss_weight=options.eta),
     ]
     whole = FitOptions(**{**vars(options.fit), "batch": b + 2 * n})
-    return fit(
-        policy.with_heads(HEADS), [*positive, *negative], whole, title="heads", scratch=scratch, quiet=quiet
-    )
+    return fit(policy.with_heads(HEADS), [*positive, *negative], whole, title="heads", scratch=scratch, quiet=quiet)

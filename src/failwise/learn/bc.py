@@ -64,18 +64,14 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
     (out / "training" / "training.safetensors").unlink(missing_ok=True)
     if (out / "training").is_dir():
         (out / "training").rmdir()
-    (out / "about.json").write_text(
-        json.dumps(trained.notes, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    (out / "about.json").write_text(json.dumps(trained.notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return out
 
 
 def choose_demonstrations(episodes: Path, per_task: int) -> set[str]:
     """Ids of the successful episodes to imitate, the lowest seeds of each task first."""
     if not episodes.is_dir():
-        raise DataError(
-            f"no episode store at {episodes}; make one with: failwise collect --policy expert:mixed"
-        )
+        raise DataError(f"no episode store at {episodes}; make one with: failwise collect --policy expert:mixed")
     by_task: dict[str, list[EpisodeMeta]] = {}
     for meta in EpisodeStore(episodes, create=False).metas():
         if meta.outcome == Outcome.SUCCESS and meta.n_frames:

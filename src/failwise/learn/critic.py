@@ -159,9 +159,7 @@ def _train(
 ) -> None:  # fmt: skip
     """Cross-entropy of one stage; member e's loss leaves out the samples of fold e."""
     mine = [p for n, p in network.named_parameters() if n.startswith("value") == (stage == "value")]
-    optimiser = torch.optim.AdamW(
-        mine, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-    )
+    optimiser = torch.optim.AdamW(mine, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     weights = balanced_weights(data)
     cumulative = np.cumsum(weights / weights.sum())
     cumulative[-1] = 1.0

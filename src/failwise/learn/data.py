@@ -88,9 +88,7 @@ def load_chunks(
     return concatenate(parts)
 
 
-def _load_episode(
-    store: EpisodeStore, meta: EpisodeMeta, horizon: int, cameras: Iterable[str] | None
-) -> ChunkData:
+def _load_episode(store: EpisodeStore, meta: EpisodeMeta, horizon: int, cameras: Iterable[str] | None) -> ChunkData:
     episode = store.read(meta.episode_id)
     looks = episode.look_steps()
     used = np.flatnonzero(looks < meta.n_steps)
@@ -122,13 +120,9 @@ def concatenate(parts: Sequence[ChunkData]) -> ChunkData:
     for p in parts:
         shapes = {c: x.shape[1:] for c, x in p.images.items()}
         if shapes != {c: x.shape[1:] for c, x in first.images.items()}:
-            raise DataError(
-                f"{p.episodes[0].episode_id} has other cameras or image sizes than the rest: {shapes}"
-            )
+            raise DataError(f"{p.episodes[0].episode_id} has other cameras or image sizes than the rest: {shapes}")
         if p.states.shape[1:] != first.states.shape[1:] or p.actions.shape[1:] != first.actions.shape[1:]:
-            raise DataError(
-                f"{p.episodes[0].episode_id} has another number of state or action dims than the rest"
-            )
+            raise DataError(f"{p.episodes[0].episode_id} has another number of state or action dims than the rest")
     sentences = tuple(dict.fromkeys(s for p in parts for s in p.sentences))
     where = {s: i for i, s in enumerate(sentences)}
     offsets = np.cumsum([0] + [len(p.episodes) for p in parts])

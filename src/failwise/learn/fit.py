@@ -137,9 +137,7 @@ def fit(
     return CompactVLA(policy.config, policy.normaliser, network, policy.text, notes)
 
 
-def _loss(
-    policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], options: FitOptions, step: int
-) -> Tensor:
+def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], options: FitOptions, step: int) -> Tensor:
     """One minibatch over all sources: the backbone runs once over all observations, each head on its own."""
     random = np.random.default_rng((options.seed, step))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -148,9 +146,7 @@ def _loss(
         camera: pixels_to_float(
             torch.from_numpy(
                 shifted(
-                    np.concatenate(
-                        [s.source.data.images[camera][i] for s, i in zip(samplers, picks, strict=True)]
-                    ),
+                    np.concatenate([s.source.data.images[camera][i] for s, i in zip(samplers, picks, strict=True)]),
                     options.shift,
                     random,
                 )
@@ -236,9 +232,7 @@ def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], ste
     tensors |= {f"average.{i:04d}": v for i, v in enumerate(average)}
     for i, state in enumerate(optimiser.state.values()):
         tensors |= {f"optimiser.{i:04d}.{k}": v for k, v in state.items()}
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()}, folder / "training.tmp", {"step": json.dumps(step)}
-    )
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "training.tmp", {"step": json.dumps(step)})
     (folder / "training.tmp").rename(folder / "training.safetensors")
 
 

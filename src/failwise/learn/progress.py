@@ -30,9 +30,7 @@ class TrainingProgress:
                 TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[rate]:.1f} steps/s"),
                 TimeRemainingColumn(), console=Console(stderr=True),
             )  # fmt: skip
-            self._task = self._bar.add_task(
-                self.title, total=self.steps, completed=self.start, loss=0.0, rate=0.0
-            )
+            self._task = self._bar.add_task(self.title, total=self.steps, completed=self.start, loss=0.0, rate=0.0)
             self._bar.start()
         return self
 

@@ -9,17 +9,32 @@ from typing import Any
 from failwise import registry
 from failwise.errors import CheckpointError
 
-__all__ = ["load_policy"]
+__all__ = ["load_policy", "shipped"]
+
+
+def shipped(name: str) -> Path:
+    """The folder of a checkpoint that comes with Failwise, such as "metaworld-base".
+
+    Raises:
+        CheckpointError: no checkpoint of that name is shipped.
+    """
+    folder = Path(__file__).parent / "checkpoints" / name
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"Failwise ships no checkpoint {name!r}")
+    return folder
 
 
 def load_policy(path: str | Path) -> Any:
-    """The policy in a checkpoint folder (``config.json`` names its kind).
+    """The policy in a checkpoint folder (``config.json`` names its kind), or a shipped one by its name.
 
     Raises:
         CheckpointError: the folder is missing, is no policy, or is damaged.
         UnknownNameError: no plugin provides that kind.
     """
     folder = Path(path)
+    packaged = Path(__file__).parent / "checkpoints" / folder.name
+    if not folder.exists() and folder.parent == Path() and packaged.is_dir():
+        folder = packaged
     if not folder.is_dir():
         raise CheckpointError(f"no policy folder {str(path)!r}; train one with: failwise train bc")
     config = folder / "config.json"

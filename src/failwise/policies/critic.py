@@ -51,18 +51,14 @@ class _Reader(nn.Module):
         super().__init__()
         E, d = config.members, config.width
         self.project = StackedLinear(E, config.prefix_dim, d)
-        self.layers = nn.ModuleList(
-            ExpertLayer(E, d, config.attention_heads, 2) for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(ExpertLayer(E, d, config.attention_heads, 2) for _ in range(config.layers))
         self.norm, self.out = StackedNorm(E, d), StackedLinear(E, d, 1)
 
     def forward(self, tokens_EBNQd: Tensor, prefix_BLD: Tensor, mask_B11L: Tensor) -> Tensor:
         E, B, N, Q, d = tokens_EBNQd.shape
         L = prefix_BLD.shape[1]
         every = slice(0, E)
-        prefix = self.project(prefix_BLD[None].expand(E, -1, -1, -1).reshape(E, B * L, -1), every).view(
-            E, B, L, d
-        )
+        prefix = self.project(prefix_BLD[None].expand(E, -1, -1, -1).reshape(E, B * L, -1), every).view(E, B, L, d)
         mask = mask_B11L.repeat(E, 1, 1, 1)
         x = tokens_EBNQd.reshape(E, B * N * Q, d)
         for layer in self.layers:
@@ -105,9 +101,7 @@ class Critic:
         config: shapes. network: weights. notes: how it was trained and how well it ranks held-out episodes.
     """
 
-    def __init__(
-        self, config: CriticConfig, network: CriticNetwork, notes: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, config: CriticConfig, network: CriticNetwork, notes: dict[str, Any] | None = None) -> None:
         self.config, self.network, self.notes = config, network.eval(), notes or {}
 
     @torch.inference_mode()
@@ -127,13 +121,9 @@ class Critic:
     def save(self, folder: Path) -> None:
         """Write critic.json and critic.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "critic.safetensors"
-        )
+        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "critic.safetensors")
         about = {"config": asdict(self.config), "notes": self.notes}
-        (folder / "critic.json").write_text(
-            json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        (folder / "critic.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Critic:
@@ -148,9 +138,7 @@ class Critic:
             network = CriticNetwork(config)
             network.load_state_dict(load_file(folder / "critic.safetensors"))
         except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{folder} is not a critic folder: {Path(error.filename).name} is missing"
-            ) from error
+            raise CheckpointError(f"{folder} is not a critic folder: {Path(error.filename).name} is missing") from error
         except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{folder} is damaged or of another architecture ({reason})") from error

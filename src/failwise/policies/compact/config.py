@@ -12,9 +12,7 @@ from failwise.errors import CheckpointError, SetupError
 class CompactConfig:
     """Shapes of the compact VLA. Defaults: 3 M parameters, an hour of training on two cores at most."""
 
-    cameras: dict[str, tuple[int, int]] = field(
-        default_factory=lambda: {"corner": (96, 96), "gripper": (96, 96)}
-    )
+    cameras: dict[str, tuple[int, int]] = field(default_factory=lambda: {"corner": (96, 96), "gripper": (96, 96)})
     """Camera name -> (height, width) in pixels; both divisible by 16."""
     state_dim: int = 4
     """S, proprioception dims."""
@@ -75,9 +73,7 @@ class CompactConfig:
             raise CheckpointError(f"{where} holds a policy of kind {kind!r}, not 'compact'")
         known = {f.name for f in fields(cls)}
         if extra := sorted(set(data) - known):
-            raise CheckpointError(
-                f"{where} has unknown keys {extra}; it was written by another version of Failwise"
-            )
+            raise CheckpointError(f"{where} has unknown keys {extra}; it was written by another version of Failwise")
         data["cameras"] = {c: (int(h), int(w)) for c, (h, w) in data.get("cameras", {}).items()}
         for key in ("conv_channels", "heads"):
             if key in data:

@@ -65,9 +65,7 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: Tensor, mask_B11L: Tensor) -> Tensor:
         B, L, D = x_BLD.shape
-        q, k, v = (
-            self.qkv(self.norm1(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        )
+        q, k, v = self.qkv(self.norm1(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         y = attend(q, k, v, mask_B11L)
         x_BLD = x_BLD + self.proj(y.transpose(1, 2).reshape(B, L, D))
         return x_BLD + self.down(F.gelu(self.up(self.norm2(x_BLD)), approximate="tanh"))
@@ -80,9 +78,7 @@ class Backbone(nn.Module):
         super().__init__()
         d = config.width
         self.cameras = tuple(config.cameras)
-        self.images = nn.ModuleDict(
-            {name: ImageTokens(config, size) for name, size in config.cameras.items()}
-        )
+        self.images = nn.ModuleDict({name: ImageTokens(config, size) for name, size in config.cameras.items()})
         self.text = nn.Linear(config.text_dim, d)
         self.text_position = nn.Parameter(torch.randn(1, config.text_tokens, d) * 0.02)
         self.state = nn.Sequential(nn.Linear(config.state_dim, d), nn.SiLU(), nn.Linear(d, d))
@@ -146,9 +142,7 @@ class ExpertLayer(nn.Module):
     def cache(self, prefix_EBLD: Tensor, pick: slice | list[int]) -> tuple[Tensor, Tensor]:
         """Keys and values of the prefix, (E*B, heads, L, D/heads) each."""
         E, B, L, D = prefix_EBLD.shape
-        kv = self.key_value(prefix_EBLD.reshape(E, B * L, D), pick).view(
-            E * B, L, 2, self.heads, D // self.heads
-        )
+        kv = self.key_value(prefix_EBLD.reshape(E, B * L, D), pick).view(E * B, L, 2, self.heads, D // self.heads)
         k, v = kv.permute(2, 0, 3, 1, 4)
         return k, v
 

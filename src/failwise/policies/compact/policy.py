@@ -135,9 +135,7 @@ class CompactVLA:
             images[camera] = pixels_to_float(torch.from_numpy(stack))
         state = torch.from_numpy(np.stack([np.asarray(o.state, np.float32) for o in observations]))
         if state.shape[1] != self.config.state_dim:
-            raise DataError(
-                f"proprioception has {state.shape[1]} numbers, the policy takes {self.config.state_dim}"
-            )
+            raise DataError(f"proprioception has {state.shape[1]} numbers, the policy takes {self.config.state_dim}")
         text, mask = self.text.batch([o.instruction for o in observations])
         return images, self.normaliser.state(state), text, mask
 
@@ -147,9 +145,7 @@ class CompactVLA:
         return CompactContext(*self.network.backbone(*self.inputs(observations)))
 
     @torch.inference_mode()
-    def predict(
-        self, noisy_BNHA: Tensor, t: Tensor, context: CompactContext, heads: tuple[str, ...]
-    ) -> Tensor:
+    def predict(self, noisy_BNHA: Tensor, t: Tensor, context: CompactContext, heads: tuple[str, ...]) -> Tensor:
         """Predictions (E, B, N, H, A) of the named heads, in one batched pass."""
         pick = self._pick(heads)
         E, (B, N) = len(heads), noisy_BNHA.shape[:2]
@@ -200,9 +196,7 @@ class CompactVLA:
         (folder / "text.tmp").rename(folder / "text.safetensors")
         config = {**self.config.to_json()}
         about = {"config": config, "sentences": list(states), "notes": self.notes, "kind": "compact"}
-        (folder / "config.tmp").write_text(
-            json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        (folder / "config.tmp").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         (folder / "config.tmp").rename(folder / "config.json")
 
     @classmethod
@@ -218,14 +212,10 @@ class CompactVLA:
             tensors = load_file(folder / "model.safetensors")
             states = load_file(folder / "text.safetensors")
         except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{folder} is not a policy folder: {Path(error.filename).name} is missing"
-            ) from error
+            raise CheckpointError(f"{folder} is not a policy folder: {Path(error.filename).name} is missing") from error
         except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder} is damaged ({error}); train or copy it again") from error
-        normaliser = {
-            k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("normaliser.")
-        }
+        normaliser = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("normaliser.")}
         network = CompactNetwork(config)
         expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
         found = {k: tuple(v.shape) for k, v in tensors.items()}

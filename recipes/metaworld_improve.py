@@ -1,0 +1,174 @@
+"""The main experiment: a small VLA on Meta-World learns from its own failures, and the proof that it did.
+
+    python recipes/metaworld_improve.py                # everything, hours on two cores; resumes where it stopped
+    python recipes/metaworld_improve.py --stage report # only the figures, from what is on disk
+
+Stages: demonstrations -> base policy -> ``improve`` on six tasks -> the same settings, chosen already, once on two
+tasks that took part in no choice -> docs/results/metaworld_improve.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from failwise.improve import ImproveOptions, improve
+from failwise.learn.afil import AFILTraining
+from failwise.learn.bc import BCOptions, train_bc
+from failwise.learn.critic import CriticOptions
+from failwise.learn.fit import FitOptions
+from failwise.rollout import RolloutItem, RolloutOptions, collect
+from failwise.seeds import DEMOS
+
+TASKS = ("pick-place", "peg-insert-side", "basketball", "stick-push", "box-close", "bin-picking")
+UNSEEN_BY_SELECTION = ("hammer", "assembly")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The experiment's settings; the defaults are those of the published figures."""
+
+    out: Path = Path("runs/metaworld")
+    """Folder of everything that the experiment makes."""
+    stage: Literal["all", "base", "improve", "unseen", "report"] = "all"
+    """Where to stop, or only the report."""
+    base: Path | None = None
+    """A base policy to start from instead of training one."""
+    demo_seeds: int = 56
+    """Demonstrations tried a task; the first successful ones are kept."""
+    demos_per_task: int = 39
+    """Successful demonstrations used a task."""
+    bc: FitOptions = field(default_factory=lambda: FitOptions(steps=7000, copies=4))
+    """Training of the base."""
+    improve: ImproveOptions = field(
+        default_factory=lambda: ImproveOptions(
+            episodes=120,
+            rounds=2,
+            demos_per_task=39,
+            heads=AFILTraining(fit=FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=100)),
+            critic=CriticOptions(steps=900),
+        )
+    )
+    """Collecting, learning, choosing, proving."""
+
+
+def env_ids(tasks: tuple[str, ...]) -> list[str]:
+    """Full names of Meta-World tasks."""
+    return [f"metaworld/{task}" for task in tasks]
+
+
+def main(recipe: Recipe) -> None:
+    """Run the stages in order; each skips what is on disk."""
+    minutes: dict[str, float] = {}
+    demos, base = recipe.out / "demos", recipe.base or recipe.out / "base"
+    run, unseen = recipe.out / "improve", recipe.out / "unseen"
+    if recipe.stage != "report":
+        with_demos(demos, recipe, minutes)
+        if not (base / "config.json").is_file():
+            with Clock(minutes, "base"):
+                train_bc(demos, base, BCOptions(fit=recipe.bc, per_task=recipe.demos_per_task))
+        if recipe.stage == "base":
+            return
+        options = replace(recipe.improve, demos=demos)
+        with Clock(minutes, "improve"):
+            improve(env_ids(TASKS), base, run, options)
+        if recipe.stage == "improve":
+            return
+        chosen = json.loads((run / "round1" / "choice.json").read_text(encoding="utf-8"))["chosen"]
+        with Clock(minutes, "unseen"):
+            improve(env_ids(UNSEEN_BY_SELECTION), base, unseen, replace(options, candidate=chosen, rounds=1))
+        note_minutes(recipe.out, minutes)
+    write_results(recipe, run, unseen, base)
+
+
+def with_demos(demos: Path, recipe: Recipe, minutes: dict[str, float]) -> None:
+    """Mixed-quality demonstrations of all tasks: noise, offsets, detours; failed ones are kept but not imitated."""
+    seeds = DEMOS.claim(recipe.demo_seeds)
+    items = [RolloutItem(e, s, s, "demos", "expert:mixed") for e in env_ids(TASKS + UNSEEN_BY_SELECTION) for s in seeds]
+    options = RolloutOptions(look_every=2, wording="training")
+    with Clock(minutes, "demonstrations"):
+        collect(items, demos, workers=recipe.improve.workers, options=options, title="demonstrations")
+
+
+class Clock:
+    """Adds a stage's minutes to a table, if it did anything to speak of."""
+
+    def __init__(self, minutes: dict[str, float], stage: str) -> None:
+        self.minutes, self.stage = minutes, stage
+
+    def __enter__(self) -> None:
+        self.start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.minutes[self.stage] = round((time.monotonic() - self.start) / 60, 1)
+
+
+def note_minutes(out: Path, minutes: dict[str, float]) -> None:
+    """Add this call's minutes to those of earlier calls: a resumed run counts every part once."""
+    path = out / "minutes.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    total = {k: round(before.get(k, 0.0) + v, 1) for k, v in minutes.items()}
+    path.write_text(json.dumps(total, indent=1) + "\n", encoding="utf-8")
+
+
+def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
+    """docs/results/metaworld_improve.json: every figure of the docs page, with n, seeds, intervals and p-values."""
+    from failwise.policies.compact import weights_sha256
+
+    minutes = recipe.out / "minutes.json"
+    results: dict[str, Any] = {
+        "experiment": "metaworld_improve",
+        "command": "python recipes/metaworld_improve.py",
+        "base_sha256": weights_sha256(base),
+        "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
+        "versions": {p: version(p) for p in ("failwise", "torch", "numpy", "mujoco", "metaworld")},
+        "minutes": json.loads(minutes.read_text(encoding="utf-8")) if minutes.is_file() else {},
+        "six_tasks": proof_of(run),
+        "tasks_that_no_choice_saw": proof_of(unseen) if (unseen / "proof" / "comparison.json").is_file() else None,
+    }
+    path = REPOSITORY / "docs" / "results" / "metaworld_improve.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(path, file=sys.stderr)
+
+
+def proof_of(run: Path) -> dict[str, Any]:
+    """A run's comparisons and choices."""
+    out: dict[str, Any] = {}
+    for file in sorted((run / "proof").glob("*.json")):
+        if file.name != "arms.json":
+            out[file.stem] = without_seed_lists(json.loads(file.read_text(encoding="utf-8")))
+    out["choices"] = {
+        p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(run.glob("round*/choice.json"))
+    }
+    return out
+
+
+def without_seed_lists(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The comparison, with each list of seeds as its range and count: the lists are in the run folder."""
+    for arm in comparison.get("against", []):
+        arm.pop("seeds", None)
+    seeds = comparison.get("seeds", {})
+    comparison["seeds"] = {k: {"first": min(v), "last": max(v), "n": len(v)} for k, v in seeds.items() if v}
+    return comparison
+
+
+def processor() -> str:
+    """The processor's name, as the kernel tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe, description=__doc__))

@@ -1,0 +1,33 @@
+"""The main job in small: two Meta-World tasks, the shipped base policy, minutes on two cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from failwise.improve.options import ImproveOptions
+from failwise.improve.run import improve
+from failwise.learn.afil import AFILTraining
+from failwise.learn.critic import CriticOptions
+from failwise.learn.fit import FitOptions
+from failwise.policies import shipped
+
+TASKS = ("metaworld/peg-insert-side", "metaworld/pick-place")
+
+OPTIONS = ImproveOptions(
+    episodes=40,
+    validation_seeds=(6, 10),
+    test_seeds=40,
+    samples=(16,),
+    guidance=(1.0,),
+    heads=AFILTraining(fit=FitOptions(steps=250, batch=24, copies=4, learning_rate=1e-4, warmup=50)),
+    critic=CriticOptions(steps=500, batch=64),
+    extra=False,
+)
+
+
+def demo(out: Path, *, workers: int = 2, threads: int = 2) -> Path:
+    """Collect, learn from failures, choose, prove; returns the report's path. The same call resumes."""
+    options = replace(OPTIONS, workers=workers, threads=threads)
+    run = improve(TASKS, shipped("metaworld-base"), out, options)
+    return run / "proof" / "report.html"
