@@ -15,9 +15,7 @@ LETTERS = {
 }
 
 
-def episode(
-    arm: str, env_id: str, seed: int, outcome: Outcome, instruction: str = "Push the puck."
-) -> EpisodeMeta:
+def episode(arm: str, env_id: str, seed: int, outcome: Outcome, instruction: str = "Push the puck.") -> EpisodeMeta:
     """One episode of 30 steps."""
     task = env_id.split("/")[1]
     return EpisodeMeta(
@@ -40,9 +38,7 @@ def episode(
     )
 
 
-def episodes(
-    outcomes: Mapping[str, Mapping[str, str]], seeds: Sequence[int] | None = None
-) -> list[EpisodeMeta]:
+def episodes(outcomes: Mapping[str, Mapping[str, str]], seeds: Sequence[int] | None = None) -> list[EpisodeMeta]:
     """From ``{arm: {env_id: "sstf"}}``: one letter an episode (see ``LETTERS``), seeds counted from 100."""
     return [
         episode(arm, env_id, seed, LETTERS[letter])

@@ -88,9 +88,7 @@ def test_holm_runs_over_arms_and_over_the_tasks_of_an_arm() -> None:
 
 
 @given(
-    letters=some.lists(
-        some.tuples(some.sampled_from("sftea"), some.sampled_from("sftea")), min_size=6, max_size=40
-    ),
+    letters=some.lists(some.tuples(some.sampled_from("sftea"), some.sampled_from("sftea")), min_size=6, max_size=40),
     shuffle=some.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)

@@ -23,8 +23,7 @@ def items(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     def collect(given, out, *, workers, title):
         asked.extend(given)
         return [
-            episode(i.arm, i.env_id, i.env_seed, Outcome.SUCCESS if i.arm == "good" else Outcome.TIMEOUT)
-            for i in given
+            episode(i.arm, i.env_id, i.env_seed, Outcome.SUCCESS if i.arm == "good" else Outcome.TIMEOUT) for i in given
         ]
 
     rollout = ModuleType("failwise.rollout")
@@ -57,6 +56,13 @@ def test_nothing_starts_that_cannot_give_a_verdict(items, tmp_path: Path) -> Non
     with pytest.raises(SetupError, match=r"no task given"):
         evaluate([], arms, range(9), tmp_path)
     assert items == []
+
+
+def test_a_name_cannot_change_its_agent_between_runs_into_one_folder(items, tmp_path: Path) -> None:
+    evaluate(["tiny/reach"], {"base": "models/a", "good": "x"}, range(6), tmp_path)
+    evaluate(["tiny/reach"], {"base": "models/a", "good": "x", "third": "y"}, range(6), tmp_path)
+    with pytest.raises(SetupError, match=r"the arm 'base' is models/a, not models/b"):
+        evaluate(["tiny/reach"], {"base": "models/b", "good": "x"}, range(6), tmp_path)
 
 
 def test_one_arm_alone_needs_no_pairs(items, tmp_path: Path) -> None:

@@ -48,10 +48,7 @@ def test_wilson_limits_solve_the_score_equation_and_cover_nearly() -> None:
             assert abs(x / n - p) == pytest.approx(z * np.sqrt(p * (1 - p) / n), rel=1e-6)
     grid = np.linspace(0.001, 0.999, 999)
     coverage = np.array(
-        [
-            sum(binom.pmf(x, n, p) for x, i in zip(k, found, strict=True) if i.lower <= p <= i.upper)
-            for p in grid
-        ]
+        [sum(binom.pmf(x, n, p) for x, i in zip(k, found, strict=True) if i.lower <= p <= i.upper) for p in grid]
     )
     assert coverage.mean() == pytest.approx(0.95, abs=0.01)
     assert 0.82 < coverage.min() < 0.95  # the weak region that the docstring admits
@@ -118,9 +115,7 @@ def test_paired_difference_excludes_zero_exactly_when_the_test_rejects(lost, won
         assert (mirror.lower, mirror.upper) == (-found.upper, -found.lower)
 
 
-@pytest.mark.parametrize(
-    ("lost", "won", "n"), [(3, 9, 40), (60, 130, 600), (2, 4, 7), (0, 7, 30), (9, 2, 15)]
-)
+@pytest.mark.parametrize(("lost", "won", "n"), [(3, 9, 40), (60, 130, 600), (2, 4, 7), (0, 7, 30), (9, 2, 15)])
 def test_melded_limits_solve_their_definition_by_adaptive_integration(lost: int, won: int, n: int) -> None:
     m, tail = lost + won, 0.025
     lower = st.paired_difference(lost, won, n).lower

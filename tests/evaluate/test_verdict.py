@@ -22,9 +22,7 @@ def paired(won: int, lost: int, both: int, neither: int):
 
 def test_a_verdict_names_effect_interval_test_and_n() -> None:
     (sentence,) = verdicts(paired(won=130, lost=60, both=250, neither=160))
-    assert sentence == (
-        "B is better than A: +11.7 points [+7.0, +16.2], exact McNemar p < .0001, n = 600 pairs."
-    )
+    assert sentence == ("B is better than A: +11.7 points [+7.0, +16.2], exact McNemar p < .0001, n = 600 pairs.")
 
 
 def test_too_little_evidence_says_so_and_how_much_is_needed() -> None:

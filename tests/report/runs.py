@@ -49,9 +49,7 @@ def write_episode(
         if size and step % 4 == 0:
             writer.look(step, {CAMERA: picture(seed, far * step / steps, size)})
         held = {c: i < reached and step >= steps * (i + 1) // 4 for i, c in enumerate(CONDITIONS)}
-        writer.step(
-            StepRecord(step, np.zeros(3, np.float32), np.zeros(2, np.float32), 0.0, held, chunk_step=step % 4)
-        )
+        writer.step(StepRecord(step, np.zeros(3, np.float32), np.zeros(2, np.float32), 0.0, held, chunk_step=step % 4))
     if size:
         writer.look(steps, {CAMERA: picture(seed, far, size)})
     good = outcome == Outcome.SUCCESS

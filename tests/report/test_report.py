@@ -102,9 +102,7 @@ def test_links_images_and_regions_are_accessible(run: Path) -> None:
     alts = [value for tag, key, value in page.attributes if tag == "img" and key == "alt" and value]
     assert len(images) == len(alts) > 0
     graphics = sum(1 for tag, key, _ in page.attributes if tag == "svg" and key == "role")
-    assert graphics == sum(
-        1 for tag, key, value in page.attributes if tag == "svg" and key == "aria-label" and value
-    )
+    assert graphics == sum(1 for tag, key, value in page.attributes if tag == "svg" and key == "aria-label" and value)
 
 
 def test_filmstrips_show_the_same_seed_twice_baseline_first(run: Path) -> None:

@@ -196,9 +196,7 @@ def _paired(pairs: Sequence[SeedPairs], confidence: float) -> PairedResult:
         p_adjusted=p_value,
         family=1,
         target_difference=TARGET_DIFFERENCE,
-        pairs_needed=pairs_needed(
-            TARGET_DIFFERENCE, round(discordant, 2), TARGET_POWER, round(1 - confidence, 12)
-        ),
+        pairs_needed=pairs_needed(TARGET_DIFFERENCE, round(discordant, 2), TARGET_POWER, round(1 - confidence, 12)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from failwise.evaluate.records import Comparison
 from failwise.evaluate.statistics import smallest_decisive_n
 
 COMPARISON_FILE = "comparison.json"
+ARMS_FILE = "arms.json"
 EPISODES_FOLDER = "episodes"
 
 
@@ -26,8 +28,8 @@ def evaluate(
 ) -> Comparison:
     """Collect each arm x task x seed and compare. Pairs exist by construction: all arms get the same seeds.
 
-    Writes ``out/episodes`` (an episode store) and ``out/comparison.json``. The policy's seed is the
-    environment's seed in every arm, so arms that share their sampler also share its noise.
+    Writes ``out/episodes`` (an episode store), ``out/arms.json`` and ``out/comparison.json``. In every arm
+    the policy's seed is the environment's seed, so arms that share their sampler also share its noise.
 
     Args:
         env_ids: tasks, e.g. ``["metaworld/pick-place"]``.
@@ -39,7 +41,8 @@ def evaluate(
         confidence: level of the intervals; tests reject at ``1 - confidence``.
 
     Raises:
-        SetupError: no task, arm or seed, a seed named twice, or an unknown baseline.
+        SetupError: no task, arm or seed, a seed named twice, an unknown baseline, or a folder where the name
+            of an arm stood for another agent.
         DataError: so few pairs that no outcome could give a verdict. Raised before any episode starts.
     """
     first = _check(env_ids, arms, seeds, baseline, confidence)
@@ -53,6 +56,7 @@ def evaluate(
         for env_id in env_ids
         for arm in order
     ]
+    _claim_folder(Path(out), arms)
     metas = collect(items, Path(out) / EPISODES_FOLDER, workers=workers, title="evaluate")
     comparison = compare(metas, first, arms=order[1:], confidence=confidence)
     write_comparison(comparison, Path(out))
@@ -65,17 +69,34 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     Raises:
         SetupError: the folder cannot be written.
     """
-    path = out / COMPARISON_FILE
+    return _write(out / COMPARISON_FILE, comparison.to_json())
+
+
+def _write(path: Path, text: str) -> Path:
     half = path.with_suffix(".json.tmp")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        half.write_text(comparison.to_json(), encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text(text, encoding="utf-8")
         half.replace(path)
     except OSError as error:
-        raise SetupError(
-            f"cannot write {path}: {error.strerror}; choose a folder that you may write"
-        ) from error
+        raise SetupError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
     return path
+
+
+def _claim_folder(out: Path, arms: Mapping[str, str]) -> None:
+    """Refuse to resume under a name that stood for another agent: old episodes would count as its own."""
+    file = out / ARMS_FILE
+    try:
+        before: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise SetupError(f"cannot read {file} ({error}); choose another folder") from error
+    for arm, agent in arms.items():
+        if before.get(arm, str(agent)) != str(agent):
+            raise SetupError(
+                f"in {out} the arm {arm!r} is {before[arm]}, not {agent}: "
+                "give the arm another name, or evaluate into another folder"
+            )
+    _write(file, json.dumps({**before, **{arm: str(agent) for arm, agent in arms.items()}}, indent=1) + "\n")
 
 
 def _check(

@@ -153,9 +153,7 @@ def _melded_lower(lost: int, won: int, n: int, tail: float) -> float:
 
     def shortfall(difference: float) -> float:
         theta = np.minimum(difference / reach, 1.0)
-        return (
-            not_better + float((1 - not_better) * _DU @ betainc(discordant, n - discordant + 1, theta)) - tail
-        )
+        return not_better + float((1 - not_better) * _DU @ betainc(discordant, n - discordant + 1, theta)) - tail
 
     return float(brentq(shortfall, 0.0, 1.0, xtol=1e-10))
 
@@ -199,9 +197,7 @@ def mcnemar_power(n: int, difference: float, discordant: float, level: float = 0
         ValueError: no such pair of shares.
     """
     if n < 1 or not 0 < abs(difference) <= discordant <= 1:
-        raise ValueError(
-            f"need n >= 1 and 0 < |difference| <= discordant <= 1, got {n}, {difference}, {discordant}"
-        )
+        raise ValueError(f"need n >= 1 and 0 < |difference| <= discordant <= 1, got {n}, {difference}, {discordant}")
     m = np.arange(n + 1)
     wins = (1 + abs(difference) / discordant) / 2
     critical = binom.isf(level / 2, m, 0.5) + 1  # smallest count with upper tail <= level / 2

@@ -36,9 +36,7 @@ def verdict(arm: str, baseline: str, result: PairedResult) -> str:
     pairs = f"n = {result.n} pair{'' if result.n == 1 else 's'}"
     if found is Finding.TOO_FEW:
         least = smallest_decisive_n(1 - result.difference.confidence)
-        return (
-            f"Too few pairs to compare {arm} with {baseline}: {pairs}, and a verdict needs at least {least}."
-        )
+        return f"Too few pairs to compare {arm} with {baseline}: {pairs}, and a verdict needs at least {least}."
     evidence = f"{points(result.difference)}, {_test(result)}, {pairs}"
     if found is not Finding.CANNOT_TELL:
         return f"{arm} is {found} than {baseline}: {evidence}."

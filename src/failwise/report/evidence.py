@@ -87,15 +87,14 @@ class Evidence:
 
 def gather(store: EpisodeStore, comparison: Comparison) -> Evidence:
     """Read from ``store`` what the page shows of the episodes that ``comparison`` counts."""
-    wanted = {arm.arm for arm in comparison.arms}
-    metas = {(m.arm, m.env_id, m.env_seed): m for m in store.metas() if m.arm in wanted}
+    arms = {arm.arm for arm in comparison.arms}
+    counted = {(env_id, seed) for env_id, seeds in comparison.seeds.items() for seed in seeds}
+    metas = {
+        (m.arm, m.env_id, m.env_seed): m for m in store.metas() if m.arm in arms and (m.env_id, m.env_seed) in counted
+    }
     stops, unreadable = _stops(store, comparison, metas)
     if comparison.against:
-        groups = [
-            group
-            for one in comparison.against
-            for group in _pairs(store, metas, one, comparison.baseline or "")
-        ]
+        groups = [group for one in comparison.against for group in _pairs(store, metas, one, comparison.baseline or "")]
     else:
         groups = _singles(store, metas.values())
     return Evidence(tuple(groups), stops, unreadable)
@@ -205,9 +204,7 @@ def _note(episode: StoredEpisode) -> str:
 def _frame(pixels: np.ndarray, step: int, seconds: float) -> Frame:
     image = Image.fromarray(pixels)
     if image.width > MAX_WIDTH:
-        image = image.resize(
-            (MAX_WIDTH, round(image.height * MAX_WIDTH / image.width)), Image.Resampling.LANCZOS
-        )
+        image = image.resize((MAX_WIDTH, round(image.height * MAX_WIDTH / image.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return Frame(data_uri(buffer.getvalue(), "image/jpeg"), image.width, image.height, step, seconds)

@@ -16,9 +16,7 @@ _MIME = {
     ".jpeg": "image/jpeg",
     ".webp": "image/webp",
 }
-_LOADS = re.compile(
-    r"""(src|href|srcset|data|action)\s*=\s*["']?\s*(https?:)?//|url\(\s*["']?(https?:)?//""", re.I
-)
+_LOADS = re.compile(r"""(src|href|srcset|data|action)\s*=\s*["']?\s*(https?:)?//|url\(\s*["']?(https?:)?//""", re.I)
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Section:
 
     Attributes:
         title: its heading, plain text.
-        html: trusted markup of the caller's own, inserted as it is; foreign text in it must be escaped before.
+        html: trusted markup of the caller's own, inserted as it is; escape foreign text in it.
         figure: an image file (png, svg, jpg, webp) that is embedded, or None.
         alt: what the figure shows, for those who cannot see it; required with a figure.
     """

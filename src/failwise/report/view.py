@@ -157,9 +157,7 @@ def page(comparison: Comparison) -> Page:
             )
             for env_id in comparison.env_ids
         ),
-        against=tuple(
-            _against(one, colours[one.arm], comparison.baseline or "") for one in comparison.against
-        ),
+        against=tuple(_against(one, colours[one.arm], comparison.baseline or "") for one in comparison.against),
         provenance=_provenance(comparison.arms),
         seeds=tuple((env_id, ranges(seeds), len(seeds)) for env_id, seeds in comparison.seeds.items()),
     )
@@ -229,9 +227,7 @@ def _against(one: ArmComparison, colour: int, baseline: str) -> AgainstBlock:
         colour=colour,
         won=one.pooled.won,
         lost=one.pooled.lost,
-        tasks=tuple(
-            SeedBlock(env_id, p.n, p.won, p.lost, p.both, p.neither) for env_id, p in one.seeds.items()
-        ),
+        tasks=tuple(SeedBlock(env_id, p.n, p.won, p.lost, p.both, p.neither) for env_id, p in one.seeds.items()),
         unpaired=tuple(
             f"{entry.env_id}: only {who} ran seed{'' if len(seeds) == 1 else 's'} {ranges(seeds)}"
             for entry in one.unpaired

@@ -24,7 +24,7 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
     """Write ``run/report.html``: one page that needs no other file, no network and no script.
 
     Args:
-        run: a folder with ``comparison.json`` and, where episodes were kept, ``episodes/``; or an episode store,
+        run: a folder with ``comparison.json`` and, where they were kept, ``episodes/``; or an episode store,
             of which the page then shows outcomes by task.
         sections: further parts, shown after the episodes and before the provenance.
 
@@ -37,9 +37,7 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
     """
     run = Path(run)
     if not run.is_dir():
-        raise SetupError(
-            f"no run folder at {run}: give one that 'failwise evaluate' or 'failwise collect' wrote"
-        )
+        raise SetupError(f"no run folder at {run}: give one that 'failwise evaluate' or 'failwise collect' wrote")
     comparison, store = _read(run)
     evidence = Evidence() if store is None else gather(store, comparison)
     path = run / REPORT_FILE
