@@ -1,4 +1,4 @@
-"""Where a policy acts: one file a simulator, pictures that render when somebody looks, and a conformance check."""
+"""Where a policy acts: one file a simulator, pictures that render when looked at, and a conformance check."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def parse_env_ids(text: str) -> list[str]:
         head, slash, task = part.rpartition("/")
         suite = head if slash else suite
         if not (suite and task):
-            raise SetupError(f"environment {part!r} has no suite; write SUITE/TASK, for example: tiny/reach")
+            raise SetupError(f"environment {part!r} is not of the form SUITE/TASK; for example: tiny/reach,push")
         tasks = list_tasks(suite)
         if task != "*" and task not in tasks:
             raise UnknownNameError(f"{suite} task", task, tasks)

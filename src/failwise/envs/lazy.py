@@ -22,7 +22,7 @@ class LazyImages(Mapping[str, NDArray[np.uint8]]):
     Args:
         cameras: the names, in order.
         render: draws one camera as the environment is now.
-        is_current: whether the environment is still at the moment of the observation that these pictures belong to.
+        is_current: whether the environment is still at the moment of the observation that these belong to.
 
     Raises:
         KeyError: on access, no such camera.
@@ -44,7 +44,7 @@ class LazyImages(Mapping[str, NDArray[np.uint8]]):
                 raise KeyError(f"no camera {camera!r}; there are: {', '.join(self._cameras) or 'none'}")
             if not self._is_current():
                 raise StaleObservationError(
-                    f"camera {camera!r} of an earlier observation was never rendered and the environment has moved on; "
+                    f"camera {camera!r} of an earlier observation was not rendered before the environment moved on; "
                     "look (images[camera], or dict(images)) before the next step, reset or restore"
                 )
             self._seen[camera] = self._render(camera)

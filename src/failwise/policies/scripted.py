@@ -29,9 +29,7 @@ class RandomPolicy:
 
     def __init__(self, action_dim: int = 4, horizon: int = 8, seed: int = 0) -> None:
         if action_dim < 1 or horizon < 1:
-            raise SetupError(
-                f"a random policy needs action_dim >= 1 and horizon >= 1, not {action_dim} and {horizon}"
-            )
+            raise SetupError(f"a random policy needs action_dim >= 1 and horizon >= 1, not {action_dim} and {horizon}")
         self.spec = PolicySpec(
             kind="random", horizon=horizon, execute=horizon, action_dim=action_dim, state_dim=0, cameras={}
         )

@@ -1,0 +1,101 @@
+"""How far a run of episodes is: done of total, success rate so far, rate, time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_LINE_EVERY_S = 15.0
+
+
+def track(
+    results: Iterable[T],
+    *,
+    total: int,
+    done: int = 0,
+    title: str = "",
+    quiet: bool = False,
+    successes: int = 0,
+) -> Iterator[T]:
+    """Pass results through and show progress: a bar on a terminal, else a line about every 15 s, on stderr.
+
+    Args:
+        results: a result with an ``outcome`` equal to "success" counts as a success.
+        total: items in all.
+        done: how many of them were done before.
+        title: what is being run.
+        quiet: show nothing.
+        successes: how many of those done before were successes.
+    """
+    if quiet:
+        yield from results
+        return
+    count = _Count(total, done, successes)
+    shown = _bar(results, count, title) if sys.stderr.isatty() else _lines(results, count, title)
+    yield from shown
+
+
+class _Count:
+    def __init__(self, total: int, done: int, successes: int) -> None:
+        self.total, self.before, self.done, self.successes = total, done, done, successes
+        self.begun = time.monotonic()
+
+    def add(self, result: Any) -> None:
+        self.done += 1
+        self.successes += getattr(result, "outcome", None) == "success"
+
+    @property
+    def rate(self) -> float:
+        """Items a second in this run, without those done before."""
+        return (self.done - self.before) / max(time.monotonic() - self.begun, 1e-6)
+
+    @property
+    def success(self) -> str:
+        return f"success {100 * self.successes / self.done:.0f}%" if self.done else "success -"
+
+    @property
+    def speed(self) -> str:
+        return f"{self.rate:.2f}/s" if self.rate >= 0.1 or not self.rate else f"{1 / self.rate:.0f} s each"
+
+    @property
+    def left(self) -> str:
+        if self.rate == 0.0:
+            return "-:-- left"
+        minutes, seconds = divmod(round((self.total - self.done) / self.rate), 60)
+        hours, minutes = divmod(minutes, 60)
+        return (f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}") + " left"
+
+
+def _bar(results: Iterable[T], count: _Count, title: str) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn(f"{{task.fields[{name}]}}") for name in ("success", "speed", "left")]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(
+            title,
+            total=count.total,
+            completed=count.done,
+            success=count.success,
+            speed="-/s",
+            left="-:-- left",
+        )
+        for result in results:
+            count.add(result)
+            progress.update(bar, completed=count.done, success=count.success, speed=count.speed, left=count.left)
+            yield result
+
+
+def _lines(results: Iterable[T], count: _Count, title: str) -> Iterator[T]:
+    told = time.monotonic()
+    for result in results:
+        count.add(result)
+        if time.monotonic() - told >= _LINE_EVERY_S or count.done == count.total:
+            told = time.monotonic()
+            parts = (f"{count.done}/{count.total}", count.success, count.speed, count.left)
+            print(f"{title}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        yield result
