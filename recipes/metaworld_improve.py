@@ -29,8 +29,8 @@ from failwise.learn.fit import FitOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import DEMOS
 
-TASKS = ("pick-place", "peg-insert-side", "basketball", "stick-push", "box-close", "bin-picking")
-UNSEEN_BY_SELECTION = ("hammer", "assembly")
+TASKS = ("pick-place", "peg-insert-side", "basketball", "box-close", "bin-picking", "assembly")
+UNSEEN_BY_SELECTION = ("stick-push", "hammer")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -24,7 +24,7 @@ class ImproveOptions:
     """Use at most so many demonstrations a task; 0 uses all."""
     look_every: int = 4
     """While collecting, also record a picture every so many steps: more samples for the same episodes."""
-    validation_seeds: tuple[int, ...] = (8, 16, 24)
+    validation_seeds: tuple[int, ...] = (5, 10, 15)
     """Seeds a task in each rung of successive halving; a rung keeps the better half of the candidates."""
     candidate: str = ""
     """Take this candidate without validation, for tasks that must not take part in any choice."""
@@ -32,7 +32,7 @@ class ImproveOptions:
     """Untouched seeds a task for the proof."""
     samples: tuple[int, ...] = (8, 16)
     """N of the best-of-N candidates."""
-    guidance: tuple[float, ...] = (0.5, 1.0, 2.0)
+    guidance: tuple[float, ...] = (0.5, 1.0)
     """Strengths of the guidance candidates."""
     heads: AFILTraining = field(default_factory=AFILTraining)
     """Training of the success, failure and control heads."""

@@ -57,7 +57,9 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
         agent = run_round(number, env_ids, policy, agent, out, options)
         chosen = json.loads((out / f"round{number}" / "choice.json").read_text(encoding="utf-8"))
         if number == 1:
-            arms |= {arm: out / "round1" / "candidates" / name for arm, name in chosen["proof_arms"].items()}
+            # An arm that is the chosen agent by another name would only repeat its episodes.
+            families = {arm: name for arm, name in chosen["proof_arms"].items() if name != chosen["chosen"]}
+            arms |= {arm: out / "round1" / "candidates" / name for arm, name in families.items()}
         arms[f"improved-{number}"] = agent
     if options.extra and options.demos is not None:
         arms["extra"] = train_extra(policy, out, options, env_ids)
@@ -76,7 +78,7 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
     stores = [out / f"round{n}" / "episodes" for n in range(1, number + 1)]
     before = base if number == 1 else out / f"round{number - 1}" / "network"
     divergence = _fit(before, stores, folder, options)
-    candidates = ladder(divergence, options.guidance, options.samples)
+    candidates = _still_in_the_race(number, ladder(divergence, options.guidance, options.samples), out)
     for c in candidates:
         c.write(folder / "candidates" / c.name, folder / "network", folder / "critic")
     if options.candidate:
@@ -101,6 +103,16 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
         },
     )
     return _copy_agent(folder / "candidates" / best, folder / "agent")
+
+
+def _still_in_the_race(number: int, candidates: list[Candidate], out: Path) -> list[Candidate]:
+    """After the first round, only what came into the better half of the round before."""
+    if number == 1:
+        return candidates
+    before = json.loads((out / f"round{number - 1}" / "choice.json").read_text(encoding="utf-8"))
+    ranked = [s["name"] for s in before["standings"]]
+    kept = set(ranked[: max(1, -(-len(ranked) // 2))]) or {before["chosen"]}
+    return [c for c in candidates if c.name in kept]
 
 
 def _collect(
