@@ -1,6 +1,7 @@
 """Failwise makes robot policies wise from their failures.
 
-The public names below load on first use: ``import failwise`` itself loads no torch and no simulator.
+The public names below load on first use: ``import failwise`` itself loads no torch and no simulator. The two verbs
+that share their name with a room are called there: ``failwise.evaluate.evaluate`` and ``failwise.improve.improve``.
 """
 
 from importlib import import_module
@@ -23,8 +24,8 @@ _PUBLIC = {
     "load_agent": "failwise.agent",
     "sample": "failwise.steer",
     "collect": "failwise.rollout",
-    "evaluate": "failwise.evaluate",
-    "improve": "failwise.improve",
+    "compare": "failwise.evaluate",
+    "ImproveOptions": "failwise.improve",
     "write_report": "failwise.report",
 }
 
