@@ -35,7 +35,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 demo: setup
-	$(BIN)/failwise demo --out '$(DEMO_OUT)'
+	$(BIN)/failwise demo --out '$(DEMO_OUT)' --workers $(WORKERS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,9 +22,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, raised: BaseException) -> int:
     return cli.main(["report", "runs/a b"])
 
 
-def test_an_error_of_ours_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(monkeypatch, DataError("no failures in runs/x;\n  collect more")) == 2
     assert capsys.readouterr().err == "failwise: no failures in runs/x; collect more\n"
 
@@ -70,9 +68,7 @@ def test_every_verb_has_a_module_and_every_module_a_verb() -> None:
 def test_a_reader_that_leaves_early_causes_no_noise() -> None:
     many = "import sys; from failwise.cli import main; import failwise.cli.list as l\n"
     many += "l._environments = lambda: iter(['x' * 100] * 10000)\nsys.exit(main(['list', 'envs']))"
-    with subprocess.Popen(
-        [sys.executable, "-c", many], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", many], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(50)
         process.stdout.close()

@@ -135,7 +135,5 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(workers: str, tmp_path:
     few = [*COLLECT_RANDOM, "--workers", "1"]
     assert "3 episodes" in failwise(*few, cwd=tmp_path)
     after = times(tmp_path / "runs/a")
-    assert {name: after[name] for name in episodes} == {name: kept[name] for name in episodes}, (
-        "none was repeated"
-    )
+    assert {name: after[name] for name in episodes} == {name: kept[name] for name in episodes}, "none was repeated"
     failwise("store", "check", "runs/a", cwd=tmp_path)

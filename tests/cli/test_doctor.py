@@ -74,9 +74,7 @@ def test_one_renderer_is_enough(
     assert main(["doctor", "--folder", str(tmp_path)]) == code
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if " renderer " in line] == words
-    assert sum("mend with: do this" in line for line in lines) == words.count("absent") + words.count(
-        "missing"
-    )
+    assert sum("mend with: do this" in line for line in lines) == words.count("absent") + words.count("missing")
 
 
 @pytest.mark.metaworld

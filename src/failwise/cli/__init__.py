@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _DISK_ERRORS:
             raise
         place = error.filename or "the output folder"
-        return _one_line(
-            f"cannot write or read {place}: {error.strerror}; choose another folder or free some space", 2
-        )
+        return _one_line(f"cannot write or read {place}: {error.strerror}; choose another folder or free some space", 2)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

