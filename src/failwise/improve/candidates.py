@@ -50,12 +50,13 @@ def ladder(divergence: float, guidance: Sequence[float], samples: Sequence[int])
     Args:
         divergence: mean 1 - cos between the heads in a dry run; adaptive schedules are scaled by it, so that a
             strength means the same for every pair of heads.
-        guidance: strengths of the guided ones. samples: N of the selecting ones.
+        guidance: strengths of the guided ones.
+        samples: N of the selecting ones.
     """
     scale = max(divergence, 1e-3)
     middle = sorted(guidance)[len(guidance) // 2]
-    adaptive = dict(schedule="cosine", scale=scale)
-    gated = dict(schedule="constant", gate="risk", power=2.0)
+    adaptive = {"schedule": "cosine", "scale": scale}
+    gated = {"schedule": "constant", "gate": "risk", "power": 2.0}
     out = [Candidate("c2", [])]
     out += [Candidate(f"fixed-{w:g}", [afil(schedule="constant", alpha=w)]) for w in sorted(guidance)[:2]]
     out += [Candidate(f"adaptive-{w:g}", [afil(alpha=w, **adaptive)]) for w in sorted(guidance)[:2]]

@@ -33,8 +33,10 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
     """Run all arms on the test seeds, write ``proof/`` and its report, print the verdicts; returns the report.
 
     Args:
-        env_ids: tasks. arms: name -> agent; "base" is the baseline, "improved-N" the agent of round N.
-        out: the run folder. options: how many test seeds and workers.
+        env_ids: tasks.
+        arms: name -> agent; "base" is the baseline, "improved-N" the agent of round N.
+        out: the run folder.
+        options: how many test seeds and workers.
     """
     from failwise.evaluate import evaluate
     from failwise.evaluate.verdict import verdicts

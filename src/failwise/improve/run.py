@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
 from failwise.improve.candidates import Candidate, ladder, proof_arms
@@ -36,13 +36,17 @@ from failwise.types import EpisodeMeta, Outcome
 if TYPE_CHECKING:
     from failwise.learn.data import ChunkData
     from failwise.policies.compact import CompactVLA
+    from failwise.protocols import GenerativePolicy
 
 
 def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOptions | None = None) -> Path:
     """Make a policy fail less, and prove it; returns the run folder with ``agent/`` and ``report.html`` in it.
 
     Args:
-        env_ids: tasks to improve on. policy: a compact policy's folder. out: run folder.
+        env_ids: tasks to improve on.
+        policy: a compact policy's folder.
+        out: run folder.
+        options: how much to collect, train, choose and prove.
 
     Raises:
         SetupError, CheckpointError, DataError: with one line on what to do; nothing recorded is lost.
@@ -172,7 +176,8 @@ def _measure(policy: CompactVLA, own: ChunkData) -> float:
         for i in rows
     ]
     generator = torch.Generator().manual_seed(0)
-    return float(measure_divergence(policy, policy.encode(observations), generator).mean)
+    generative = cast("GenerativePolicy", policy)  # its context is its own kind
+    return float(measure_divergence(generative, generative.encode(observations), generator).mean)
 
 
 def _demos(options: ImproveOptions, policy: CompactVLA, env_ids: set[str]) -> ChunkData | None:
@@ -277,7 +282,8 @@ def _claim(out: Path, env_ids: Sequence[str], policy: Path, options: ImproveOpti
     if different := [k for k in asked if before.get(k) != asked[k]]:
         _write_json(path, before)
         raise SetupError(
-            f"{out} holds a run with another {', '.join(different)}; give the same request to resume it, or another --out"
+            f"{out} holds a run with another {', '.join(different)}; "
+            "give the same request to resume it, or another --out"
         )
 
 

@@ -79,8 +79,13 @@ def train_heads(
     """Fit success, failure and control heads from a policy's own episodes; returns the new policy.
 
     Args:
-        policy: where to start. own: its own episodes' samples, both outcomes. demos: demonstrations to keep imitating.
+        policy: where to start.
+        own: its own episodes' samples, both outcomes.
+        demos: demonstrations to keep imitating.
         judged: the value model's word on ``own``.
+        options: which failures to learn, and how.
+        scratch: folder for resumable checkpoints.
+        quiet: show no progress.
 
     Raises:
         DataError: no failures or no successes among the own episodes.

@@ -107,7 +107,10 @@ def fit_critic(
     """Train value model and critic on the policy's own episodes.
 
     Args:
-        policy: whose prefix they read. data: samples of both outcomes.
+        policy: whose prefix they read.
+        data: samples of both outcomes.
+        options: shapes and length of training.
+        quiet: show no progress.
         value_only: leave the critic untrained, where only advantages are wanted.
 
     Raises:
@@ -201,7 +204,7 @@ def _forward(network: CriticNetwork, stage: str, encoded: Encoded, rows: Tensor)
 def _held_out(network: CriticNetwork, stage: str, encoded: Encoded, unseen_EM: Tensor) -> NDArray[np.float32]:
     """P(success) (M,) by the member that did not see each sample's episode."""
     out = []
-    for rows in torch.arange(unseen_EM.shape[1]).split(256):
+    for rows in torch.split(torch.arange(unseen_EM.shape[1]), 256):
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
             logits = _forward(network, stage, encoded, rows)
         pick = unseen_EM[:, rows].float()

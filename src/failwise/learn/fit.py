@@ -97,8 +97,10 @@ def fit(
     Args:
         policy: where to start; its normaliser is kept.
         sources: who is imitated by which head.
+        options: how long and how fast.
+        title: of the progress bar.
         scratch: folder for resumable checkpoints; a run found there goes on where it stopped.
-        title: of the progress bar; ``quiet`` shows none.
+        quiet: show no progress.
 
     Raises:
         DataError: a source is empty or does not fit the policy, or the loss is not finite.
@@ -108,7 +110,8 @@ def fit(
     optimiser = torch.optim.AdamW(
         parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95), fused=True
     )
-    average = [p.detach().clone() for p in parameters]
+    weights: list[Tensor] = [p.detach() for p in parameters]
+    average = [w.clone() for w in weights]
     samplers = _prepare(policy, sources, options)
     start = _resume(scratch, network, optimiser, average) if scratch else 0
     smooth = float("nan")
@@ -122,7 +125,7 @@ def fit(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             # A young average would remember the random start; let its memory grow with the run.
-            torch._foreach_lerp_(average, parameters, 1 - min(options.ema, (step + 1) / (step + 10)))
+            torch._foreach_lerp_(average, weights, 1 - min(options.ema, (step + 1) / (step + 10)))
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise DataError(f"{title}: the loss is {value} at step {step}; lower the learning rate")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -62,9 +62,10 @@ class _Reader(nn.Module):
         mask = mask_B11L.repeat(E, 1, 1, 1)
         x = tokens_EBNQd.reshape(E, B * N * Q, d)
         for layer in self.layers:
-            x = layer(x, (B, N, Q), layer.cache(prefix, every), mask, every)
+            x = layer(x, (B, N, Q), cast(ExpertLayer, layer).cache(prefix, every), mask, every)
         x = self.norm(x, every).view(E, B * N, Q, d).mean(2)
-        return self.out(x, every).view(E, B, N)
+        out: Tensor = self.out(x, every).view(E, B, N)
+        return out
 
 
 class CriticNetwork(nn.Module):

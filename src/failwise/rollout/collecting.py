@@ -78,9 +78,13 @@ def collect(
     """Run what is not in the store yet; returns the metas of all items, in their order.
 
     Args:
-        items: what to run. out: the store's folder, made when missing.
-        workers: processes; 1 runs in this process. executor: your own way of running items instead.
-        title: of the progress bar; ``quiet`` shows none.
+        items: what to run.
+        out: the store's folder, made when missing.
+        workers: processes; 1 runs in this process.
+        options: how episodes are run and what is recorded.
+        executor: your own way of running items instead.
+        title: of the progress bar.
+        quiet: show no progress.
         item_timeout_s: after so long, an item's worker counts as hung and is replaced.
 
     Raises:
@@ -100,9 +104,7 @@ def collect(
         task = partial(_run_or_report, out=str(out), options=options)
         own = executor is None
         runner: Any = executor or (
-            ProcessPool(min(workers, len(todo)), prepare_worker, item_timeout_s)
-            if workers > 1
-            else InProcess()
+            ProcessPool(min(workers, len(todo)), prepare_worker, item_timeout_s) if workers > 1 else InProcess()
         )
         try:
             results = track(
@@ -110,11 +112,7 @@ def collect(
                 successes=sum(metas[i.episode_id].outcome == "success" for i in items if i.episode_id in metas),
             )  # fmt: skip
             for result in results:
-                meta = (
-                    _record_loss(result.item, result.reason, store)
-                    if isinstance(result, WorkerFailure)
-                    else result
-                )
+                meta = _record_loss(result.item, result.reason, store) if isinstance(result, WorkerFailure) else result
                 if isinstance(meta, str):
                     raise SetupError(meta)
                 metas[meta.episode_id] = meta

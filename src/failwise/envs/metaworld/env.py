@@ -105,7 +105,7 @@ class MetaWorldEnv:
             action_low=-np.ones(4, np.float32),
             action_high=np.ones(4, np.float32),
             state_names=STATE_NAMES,
-            cameras={c: (image_size, image_size) for c in cameras},
+            cameras=dict.fromkeys(cameras, (image_size, image_size)),
             conditions=CONDITIONS,
             step_limit=step_limit,
             control_hz=CONTROL_HZ,
@@ -142,9 +142,7 @@ class MetaWorldEnv:
         """
         a = np.asarray(action, np.float32)
         if a.shape != (4,) or not np.isfinite(a).all():
-            raise EpisodeError(
-                f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}"
-            )
+            raise EpisodeError(f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}")
         self._raw, reward, _, _, info = self._env.step(np.clip(a, -1.0, 1.0))
         if self._env._did_see_sim_exception or not np.isfinite(self._raw).all():
             raise EpisodeError(f"metaworld/{self._task}: the simulation diverged at step {self._steps}")
@@ -159,7 +157,8 @@ class MetaWorldEnv:
         if self._expert is None:
             from metaworld.policies import ENV_POLICY_MAP
 
-            self._expert = ENV_POLICY_MAP[f"{self._task}-v3"]()
+            experts: Any = ENV_POLICY_MAP
+            self._expert = experts[f"{self._task}-v3"]()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # upstream warns about gains that it clips itself
             action = self._expert.get_action(self._raw)
@@ -202,9 +201,7 @@ class MetaWorldEnv:
         env = self._env
         size = mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         if "mj" not in snapshot or snapshot["mj"].shape != (size,):
-            raise SetupError(
-                f"this snapshot does not fit metaworld/{self._task}: it is of another task or version"
-            )
+            raise SetupError(f"this snapshot does not fit metaworld/{self._task}: it is of another task or version")
         for name in ("body_pos", "body_quat", "site_pos"):
             getattr(env.model, name)[:] = snapshot[name]
         for name, value in snapshot.items():
@@ -277,7 +274,8 @@ def _upstream(task: str) -> Any:
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        env = metaworld.MT1(f"{task}-v3", seed=0).train_classes[f"{task}-v3"]()
+        benchmark: Any = metaworld.MT1
+        env = benchmark(f"{task}-v3", seed=0).train_classes[f"{task}-v3"]()
         env._set_task_called = True
         env._freeze_rand_vec = False
         env.seeded_rand_vec = True

@@ -27,7 +27,7 @@ def _shared_context() -> Any:
         if gl_context.GLContext is None:
             raise MissingDependencyError(
                 f"MuJoCo found no way to render with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}; "
-                "install one with: apt-get install libegl1 libosmesa6, and leave MUJOCO_GL unset or set it to egl or osmesa"
+                "install one with: apt-get install libegl1 libosmesa6, and leave MUJOCO_GL unset"
             )
         try:
             _context = gl_context.GLContext(MAX_SIDE, MAX_SIDE)

@@ -11,6 +11,7 @@ backbone and the keys and values that the experts read from it are computed once
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -1e4)
-    return scores.softmax(-1).to(v.dtype) @ v
+    out: Tensor = scores.softmax(-1).to(v.dtype) @ v
+    return out
 
 
 class ImageTokens(nn.Module):
@@ -47,10 +49,11 @@ class ImageTokens(nn.Module):
         self.position = nn.Parameter(torch.randn(1, (size[0] // 16) * (size[1] // 16), d) * 0.02)
 
     def forward(self, pixels_B3hw: Tensor) -> Tensor:
+        """Tokens (B, h/16 * w/16, D) of float pixels (B, 3, h, w) in [-1, 1]."""
         x = pixels_B3hw.to(memory_format=torch.channels_last)
         x = self.stem(x)
-        x = self.out(x + self.residual(x))
-        return x.flatten(2).transpose(1, 2) + self.position
+        tokens: Tensor = self.out(x + self.residual(x)).flatten(2).transpose(1, 2) + self.position
+        return tokens
 
 
 class Block(nn.Module):
@@ -64,11 +67,13 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(d, ratio * d), nn.Linear(ratio * d, d)
 
     def forward(self, x_BLD: Tensor, mask_B11L: Tensor) -> Tensor:
+        """Prefix tokens in, prefix tokens out; masked ones are not read."""
         B, L, D = x_BLD.shape
         q, k, v = self.qkv(self.norm1(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         y = attend(q, k, v, mask_B11L)
         x_BLD = x_BLD + self.proj(y.transpose(1, 2).reshape(B, L, D))
-        return x_BLD + self.down(F.gelu(self.up(self.norm2(x_BLD)), approximate="tanh"))
+        out: Tensor = x_BLD + self.down(F.gelu(self.up(self.norm2(x_BLD)), approximate="tanh"))
+        return out
 
 
 class Backbone(nn.Module):
@@ -112,6 +117,7 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(experts, 1, d_out))
 
     def forward(self, x_EMI: Tensor, pick: slice | list[int]) -> Tensor:
+        """The picked maps, each on its own slice of the input."""
         return torch.baddbmm(self.bias[pick], x_EMI, self.weight[pick])
 
 
@@ -124,6 +130,7 @@ class StackedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(experts, 1, d))
 
     def forward(self, x_EMD: Tensor, pick: slice | list[int]) -> Tensor:
+        """The picked norms, each on its own slice of the input."""
         return F.layer_norm(x_EMD, x_EMD.shape[-1:]) * self.gain[pick] + self.bias[pick]
 
 
@@ -150,6 +157,7 @@ class ExpertLayer(nn.Module):
         self, x_EMD: Tensor, shape: tuple[int, int, int], kv: tuple[Tensor, Tensor], mask: Tensor,
         pick: slice | list[int],
     ) -> Tensor:  # fmt: skip
+        """(E, B*N*H, D) in and out; ``shape`` is (B, N, H), ``kv`` and ``mask`` are of the prefix."""
         E, M, D = x_EMD.shape
         B, N, H = shape
         nh, dh = self.heads, D // self.heads
@@ -161,7 +169,9 @@ class ExpertLayer(nn.Module):
         q = self.query(self.norm2(x_EMD, pick), pick).view(E * B, N * H, nh, dh).transpose(1, 2)
         y = attend(q, kv[0], kv[1], mask).transpose(1, 2).reshape(E, M, D)
         x_EMD = x_EMD + self.cross(y, pick)
-        return x_EMD + self.down(F.gelu(self.up(self.norm3(x_EMD, pick), pick), approximate="tanh"), pick)
+        hidden = F.gelu(self.up(self.norm3(x_EMD, pick), pick), approximate="tanh")
+        out: Tensor = x_EMD + self.down(hidden, pick)
+        return out
 
 
 class Experts(nn.Module):
@@ -182,7 +192,7 @@ class Experts(nn.Module):
 
     def cache(self, prefix_EBLD: Tensor, pick: slice | list[int]) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values of the prefix."""
-        return [layer.cache(prefix_EBLD, pick) for layer in self.layers]
+        return [cast(ExpertLayer, layer).cache(prefix_EBLD, pick) for layer in self.layers]
 
     def forward(
         self, noisy_EBNHA: Tensor, t_EBN: Tensor, caches: list[tuple[Tensor, Tensor]], mask: Tensor,
@@ -196,7 +206,8 @@ class Experts(nn.Module):
         x = x.reshape(E, B * N * H, self.width)
         for layer, kv in zip(self.layers, caches, strict=True):
             x = layer(x, (B, N, H), kv, mask, pick)
-        return self.out(self.norm(x, pick), pick).view(E, B, N, H, A)
+        out: Tensor = self.out(self.norm(x, pick), pick).view(E, B, N, H, A)
+        return out
 
 
 def time_features(t: Tensor) -> Tensor:
@@ -221,4 +232,5 @@ class CompactNetwork(nn.Module):
         """One head's prediction (B, N, H, A), for training."""
         pick = slice(head, head + 1)
         caches = self.experts.cache(prefix_BLD[None], pick)
-        return self.experts(noisy_BNHA[None], t_BN[None], caches, mask_B11L, pick)[0]
+        predicted: Tensor = self.experts(noisy_BNHA[None], t_BN[None], caches, mask_B11L, pick)
+        return predicted[0]

@@ -73,7 +73,7 @@ class CompactContext:
         return len(self.prefix_BLD)
 
     @property
-    def features_BD(self) -> Tensor:
+    def features_BD(self) -> Tensor:  # noqa: N802
         """Mean of the real prefix tokens (B, D): what detectors and value models read."""
         weight = self.mask_B11L[:, 0, 0, :, None].to(self.prefix_BLD.dtype)
         return (self.prefix_BLD * weight).sum(1) / weight.sum(1)
@@ -155,7 +155,9 @@ class CompactVLA:
             context.caches[heads] = (self.network.experts.cache(prefix, pick), mask)
         caches, mask = context.caches[heads]
         t_EBN = torch.as_tensor(t, dtype=noisy_BNHA.dtype).expand(E, B, N)
-        return self.network.experts(noisy_BNHA[None].expand(E, -1, -1, -1, -1), t_EBN, caches, mask, pick)
+        noisy_EBNHA = noisy_BNHA[None].expand(E, -1, -1, -1, -1)
+        predicted: Tensor = self.network.experts(noisy_EBNHA, t_EBN, caches, mask, pick)
+        return predicted
 
     def decode(self, actions_BHA: Tensor) -> NDArray[np.float32]:
         """Normalised actions to the environment's units, clipped to its bounds."""
@@ -220,7 +222,7 @@ class CompactVLA:
         expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
         found = {k: tuple(v.shape) for k, v in tensors.items()}
         if expected != found or len(normaliser) != 6:
-            odd = sorted(set(expected.items()) ^ set(found.items()))[:1] or ["the normaliser"]
+            odd = [name for name, _ in sorted(set(expected.items()) ^ set(found.items()))] or ["the normaliser"]
             raise CheckpointError(
                 f"{folder}/model.safetensors is of another architecture than its config.json (first: {odd[0]})"
             )

@@ -1,0 +1,148 @@
+"""Make docs/results.md from docs/results/metaworld_improve.json, so that no figure is typed by hand.
+
+python scripts/results_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+NOTES = DOCS / "results" / "notes.md"
+
+ORDER = ("base", "extra", "c2", "c1", "fixed", "adaptive", "gated", "best-of", "improved-1", "improved-2", "improved-3")
+MEANING = {
+    "base": "behaviour cloning on 39 mixed-quality demonstrations a task",
+    "extra": "control: as many further training steps on the same demonstrations",
+    "c2": "control: self-imitation of own successes, no failure used",
+    "c1": "control: negative guidance by a head that learned successes",
+    "fixed": "F: AFIL, constant strength",
+    "adaptive": "A: AFIL, strength follows the heads' cosine divergence",
+    "gated": "AFIL, strength gated by the risk 1 - V(o)",
+    "best-of": "best of N chunks by the critic",
+    "improved-1": "what validation chose in round 1",
+    "improved-2": "what validation chose in round 2",
+    "improved-3": "what validation chose in round 3",
+}
+
+
+def main() -> None:
+    """Write the page."""
+    results = json.loads((DOCS / "results" / "metaworld_improve.json").read_text(encoding="utf-8"))
+    machine, minutes = results["machine"], results["minutes"]
+    parts = [
+        "# Results",
+        "Made by `python scripts/results_page.py` from "
+        "[results/metaworld_improve.json](results/metaworld_improve.json); "
+        f"the experiment is `{results['command']}`.",
+        f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
+        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+        + f". Minutes: {', '.join(f'{k} {v:g}' for k, v in minutes.items())}."
+        + f" Base policy: SHA-256 `{results['base_sha256'][:16]}`.",
+        section("Six tasks", results["six_tasks"]),
+    ]
+    if results.get("tasks_that_no_choice_saw"):
+        text = (
+            "Candidate and strength were taken over from the six tasks; these two were run once. They took part in the "
+            "base's behaviour cloning like all the others."
+        )
+        parts.append(section("Two tasks that no choice saw", results["tasks_that_no_choice_saw"], text))
+    if NOTES.is_file():
+        parts.append(NOTES.read_text(encoding="utf-8").strip())
+    (DOCS / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def section(title: str, run: dict[str, Any], text: str = "") -> str:
+    """Arms, tasks, comparisons with base and with each control, and what was chosen."""
+    comparison = run["comparison"]
+    arms = sorted(comparison["arms"], key=lambda a: ORDER.index(a["arm"]) if a["arm"] in ORDER else 99)
+    seeds = comparison["seeds"]
+    first = next(iter(seeds.values()))
+    lines = [f"## {title}"]
+    if text:
+        lines += [text]
+    lines += [
+        f"{first['n']} test seeds a task ({first['first']} to {first['last']}), the same for every arm; "
+        f"intervals at {comparison['confidence']:.0%}, exact McNemar, two-sided, Holm over the arms of a table.",
+        table(
+            ["arm", "what it is", "success", "n", "interval"],
+            [
+                [
+                    a["arm"],
+                    MEANING.get(a["arm"], ""),
+                    rate(a["pooled"]["rate"]["point"]),
+                    a["pooled"]["n"],
+                    interval(a["pooled"]["rate"]),
+                ]
+                for a in arms
+            ],
+        ),
+        table(
+            ["success by task", *(a["arm"] for a in arms)],
+            [[t.split("/")[1], *(rate(a["tasks"][t]["rate"]["point"]) for a in arms)] for t in seeds],
+        ),
+        "### Against the base",
+        against(comparison),
+    ]
+    for control in ("extra", "c2", "c1"):
+        if f"against_{control}" in run:
+            lines += [f"### Against {control} ({MEANING[control]})", against(run[f"against_{control}"])]
+    for name, choice in run["choices"].items():
+        got, critic = choice["collected"], choice["critic"]
+        lines += [
+            f"### {name}: collected and chosen",
+            f"{got['episodes']} own episodes, {got['successes']} successes; held-out AUC of the value model "
+            f"{critic['held_out_auc_value']:.3f}, of the critic {critic['held_out_auc_critic']:.3f}; mean divergence "
+            f"of the heads {choice['divergence']:.3f}; chosen: `{choice['chosen']}`.",
+        ]
+        if standings := choice["standings"]:
+            rows = [[s["name"], f"{s['successes']}/{s['n']}", rate(s["successes"] / s["n"])] for s in standings]
+            lines += [table(["candidate", "validation", "rate"], rows)]
+    return "\n\n".join(lines)
+
+
+def against(comparison: dict[str, Any]) -> str:
+    """Every arm against a baseline: difference, interval, won, lost, p."""
+    rows = []
+    for one in comparison["against"]:
+        p = one["pooled"]
+        rows.append(
+            [
+                one["arm"],
+                f"{100 * p['difference']['point']:+.1f}",
+                f"[{100 * p['difference']['lower']:+.1f}, {100 * p['difference']['upper']:+.1f}]",
+                p["won"],
+                p["lost"],
+                p["n"],
+                small(p["p_value"]),
+                small(p["p_adjusted"]),
+            ]
+        )
+    return table(["arm", "points", "interval", "won", "lost", "pairs", "p", "p (Holm)"], rows)
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(str(c) for c in row) + " |" for row in rows])
+
+
+def rate(value: float) -> str:
+    """A success rate as .000."""
+    return f"{value:.3f}".replace("0.", ".", 1) if value < 1 else "1.000"
+
+
+def interval(record: dict[str, float]) -> str:
+    """An interval of rates."""
+    return f"[{rate(record['lower'])}, {rate(record['upper'])}]"
+
+
+def small(p: float) -> str:
+    """A p-value."""
+    return "< .0001" if p < 1e-4 else f"{p:.4f}".replace("0.", ".", 1) if p < 1 else "1"
+
+
+if __name__ == "__main__":
+    main()
