@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from failwise.cli.options import existing_folder, parse_with, writable_folder
+from failwise.cli.options import parse_with, writable_folder
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Improve:
     env: str
     """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
     policy: Path
-    """Folder of the policy to improve."""
+    """Folder of the policy to improve, or the name of one that comes with Failwise: metaworld-base."""
     out: Path
     """Folder for the run: episodes, candidates, the chosen agent, proof. The same command resumes there."""
 
@@ -30,7 +30,6 @@ def main(argv: Sequence[str]) -> int:
     from failwise.envs import parse_env_ids
 
     env_ids = parse_env_ids(common.env)
-    existing_folder(common.policy, "--policy", "a policy, as 'failwise train bc' writes one")
     writable_folder(common.out)
     run = improve(env_ids, common.policy, common.out, options)
     print(f"agent: {run / 'agent'}")

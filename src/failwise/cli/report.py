@@ -16,13 +16,13 @@ class Report:
     """Write the report of a run: one HTML file that needs nothing else."""
 
     run: Positional[Path]
-    """Folder that 'failwise evaluate', 'improve' or 'demo' wrote."""
+    """Folder that 'failwise evaluate' or 'failwise collect' wrote. 'improve' and 'demo' write their own report."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the report and print where it is."""
     options = parse(Report, argv, "report")
-    existing_folder(options.run, "run", "what 'failwise evaluate' or 'failwise improve' wrote")
+    existing_folder(options.run, "run", "what 'failwise evaluate' or 'failwise collect' wrote")
     from failwise.report import write_report
 
     print(write_report(options.run))

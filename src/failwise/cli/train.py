@@ -26,7 +26,7 @@ class TrainCritic(Train):
     """Where the episodes are, whose they are, and where the result goes."""
 
     policy: Path
-    """Folder of the policy that acted in them: the critic reads its features."""
+    """The policy that acted in them, as for 'failwise collect': the critic reads its features."""
     samples: int = 8
     """Chunks that the agent draws at every look; it acts on the one that the critic rates highest."""
 
@@ -59,7 +59,6 @@ def critic(argv: Sequence[str]) -> Path:
     from failwise.learn.critic import CriticOptions, fit_critic
 
     common, options = parse_with(TrainCritic, CriticOptions, argv, "train critic", METHODS["critic"].summary)
-    existing_folder(common.policy, "--policy", "the policy that acted, as 'failwise train bc' writes one")
     if common.samples < 2:
         raise SetupError(f"--samples {common.samples} leaves the critic no choice; 2 or more, 8 is usual")
     from failwise.agent import save_agent
