@@ -53,10 +53,11 @@ class Recipe:
     improve: ImproveOptions = field(
         default_factory=lambda: ImproveOptions(
             episodes=120,
-            rounds=2,
+            recoveries="expert",
             demos_per_task=39,
             heads=AFILTraining(fit=FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=100)),
             critic=CriticOptions(steps=900),
+            threads=1,
         )
     )
     """Collecting, learning, choosing, proving."""

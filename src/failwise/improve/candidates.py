@@ -63,16 +63,29 @@ def ladder(divergence: float, guidance: Sequence[float], samples: Sequence[int])
     out += [Candidate(f"gated-{w:g}", [afil(alpha=w, **gated)]) for w in guidance]
     out += [Candidate(f"best-of-{n}", [best_of(n)]) for n in samples]
     out += [Candidate(f"gated-{middle:g}-best-of-{max(samples)}", [afil(alpha=middle, **gated), best_of(max(samples))])]
-    out += [Candidate("c1", [afil(schedule="constant", alpha=middle, failure="own_success")], control=True)]
-    return out
+    return [*out, _c1(middle)]
+
+
+def recovery_ladder(guidance: Sequence[float], samples: Sequence[int]) -> list[Candidate]:
+    """The candidates on the network that also learned recoveries: plain, guided by risk, selected by the critic."""
+    gated = {"schedule": "constant", "gate": "risk", "power": 2.0}
+    out = [Candidate("recovery", [])]
+    out += [Candidate(f"recovery-gated-{w:g}", [afil(alpha=w, **gated)]) for w in guidance]
+    return [*out, Candidate(f"recovery-best-of-{max(samples)}", [best_of(max(samples))])]
+
+
+def _c1(strength: float) -> Candidate:
+    return Candidate("c1", [afil(schedule="constant", alpha=strength, failure="own_success")], control=True)
 
 
 def proof_arms(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> dict[str, str]:
     """Arm name -> candidate name for the published comparison: of each family the one that validation liked best."""
     arms = {"c2": "c2", "c1": "c1"}
-    for family in ("fixed", "adaptive", "gated", "best-of"):
+    for family in ("fixed", "adaptive", "gated", "recovery"):
         members = [
-            c.name for c in candidates if c.name.startswith(family) and (family == "best-of" or "best" not in c.name)
+            c.name
+            for c in candidates
+            if c.name.startswith(family) and (family == "recovery" or "best" not in c.name)
         ]
         if members:
             arms[family] = max(members, key=lambda name: scores.get(name, -1.0))

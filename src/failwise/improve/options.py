@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from failwise.errors import SetupError
 from failwise.learn.afil import AFILTraining
@@ -22,6 +23,11 @@ class ImproveOptions:
     """Store of demonstrations to keep imitating; without it only the policy's own successes are imitated."""
     demos_per_task: int = 0
     """Use at most so many demonstrations a task; 0 uses all."""
+    recoveries: Literal["none", "expert"] = "none"
+    """"expert": also replay own failures to their onset, let the environment's expert recover, and imitate what
+    succeeded. Only where there is an expert; everything else needs no one but the policy."""
+    recovery_steps: int = 150
+    """Steps that the expert gets for a recovery."""
     look_every: int = 4
     """While collecting, also record a picture every so many steps: more samples for the same episodes."""
     validation_seeds: tuple[int, ...] = (5, 10, 15)

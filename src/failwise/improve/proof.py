@@ -25,6 +25,7 @@ MEANING = {
     "fixed": "AFIL with a constant strength",
     "adaptive": "AFIL with the strength following the heads' divergence",
     "gated": "AFIL with the strength following the risk of failure",
+    "recovery": "imitation of own successes and of verified expert recoveries from own failures",
     "best-of": "the best of N chunks by a critic of successes and failures",
 }
 

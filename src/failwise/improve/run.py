@@ -6,6 +6,8 @@ Every stage leaves its result on disk and is skipped when that is there: the sam
       round1/episodes      the policy's own episodes          (seeds: collect)
       round1/network       success, failure and control heads
       round1/critic        value model and critic
+      round1/recoveries    own failures that the expert recovered from, where that is asked for
+      round1/recovery_*    network and critic that also learned from those
       round1/candidates    one small agent folder each
       round1/validation    episodes of successive halving     (seeds: validation)
       round1/choice.json   standings, divergence, held-out AUC
@@ -21,22 +23,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
-from failwise.improve.candidates import Candidate, ladder, proof_arms
+from failwise.improve.candidates import Candidate, ladder, proof_arms, recovery_ladder
 from failwise.improve.choose import Standing, successive_halving
+from failwise.improve.fitting import RoundData, fit_heads, fit_with_recoveries, load_compact, train_extra
 from failwise.improve.options import ImproveOptions
 from failwise.improve.proof import prove
 from failwise.seeds import COLLECT, VALIDATION
 from failwise.types import EpisodeMeta, Outcome
-
-if TYPE_CHECKING:
-    from failwise.learn.data import ChunkData
-    from failwise.policies.compact import CompactVLA
-    from failwise.protocols import GenerativePolicy
 
 
 def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOptions | None = None) -> Path:
@@ -80,11 +78,20 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
     metas = _collect(number, env_ids, agent, folder, options)
     _both_outcomes(metas)
     stores = [out / f"round{n}" / "episodes" for n in range(1, number + 1)]
-    before = base if number == 1 else out / f"round{number - 1}" / "network"
-    divergence = _fit(before, stores, folder, options)
-    candidates = _still_in_the_race(number, ladder(divergence, options.guidance, options.samples), out)
+    before = base if number == 1 else _last_network(out / f"round{number - 1}")
+    data = RoundData(before, stores, folder, options)
+    divergence = fit_heads(data)
+    candidates = ladder(divergence, options.guidance, options.samples)
     for c in candidates:
         c.write(folder / "candidates" / c.name, folder / "network", folder / "critic")
+    verified = fit_with_recoveries(data) if options.recoveries == "expert" else 0
+    if verified:
+        with_recoveries = recovery_ladder(options.guidance, options.samples)
+        for c in with_recoveries:
+            c.write(folder / "candidates" / c.name, folder / "recovery_network", folder / "recovery_critic")
+        candidates += with_recoveries
+    candidates = _still_in_the_race(number, candidates, out)
+    del data
     if options.candidate:
         standings, best = [], _named(candidates, options.candidate).name
     else:
@@ -103,10 +110,17 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
             "collected": {
                 "episodes": len(metas),
                 "successes": sum(m.outcome == Outcome.SUCCESS for m in metas),
+                "verified_recoveries": verified,
             },
         },
     )
     return _copy_agent(folder / "candidates" / best, folder / "agent")
+
+
+def _last_network(folder: Path) -> Path:
+    """The network that a round chose to act with."""
+    chosen = json.loads((folder / "choice.json").read_text(encoding="utf-8"))["chosen"]
+    return folder / ("recovery_network" if chosen.startswith("recovery") else "network")
 
 
 def _still_in_the_race(number: int, candidates: list[Candidate], out: Path) -> list[Candidate]:
@@ -128,88 +142,6 @@ def _collect(
     items = [RolloutItem(e, s, s, f"round{number}", str(agent)) for e in env_ids for s in seeds]
     look = RolloutOptions(look_every=options.look_every)
     return collect(items, folder / "episodes", workers=options.workers, options=look, title=f"round {number}: collect")
-
-
-def _fit(before: Path, stores: Sequence[Path], folder: Path, options: ImproveOptions) -> float:
-    """Train heads and critic; returns the heads' mean divergence. Skips what is there."""
-    from failwise.learn.afil import train_heads
-    from failwise.learn.critic import fit_critic
-    from failwise.learn.data import load_chunks
-    from failwise.policies.critic import Critic
-
-    have_network, have_critic = (
-        (folder / "network" / "config.json").is_file(),
-        (folder / "critic" / "critic.json").is_file(),
-    )
-    if have_network and have_critic:
-        return float(Critic.load(folder / "critic").notes["divergence"])
-    policy = _load_compact(before)
-    own = load_chunks(list(stores), policy.spec.horizon, cameras=policy.spec.cameras)
-    if have_network:
-        trained = _load_compact(folder / "network")
-    else:
-        judged = None
-        if options.heads.failure_set == "low_advantage":
-            _, judged = fit_critic(policy, own, options.critic, value_only=True)
-        demos = _demos(options, policy, {m.env_id for m in own.episodes})
-        trained = train_heads(policy, own, demos, judged, options.heads, scratch=folder / "training")
-        trained.save(folder / "network")
-        shutil.rmtree(folder / "training", ignore_errors=True)
-    critic, _ = fit_critic(trained, own, options.critic)
-    divergence = _measure(trained, own)
-    critic.notes["divergence"] = divergence
-    critic.save(folder / "critic")
-    return divergence
-
-
-def _measure(policy: CompactVLA, own: ChunkData) -> float:
-    """Mean 1 - cos between success and failure head on 64 own observations, without guidance."""
-    import numpy as np
-    import torch
-
-    from failwise.steer import measure_divergence
-    from failwise.types import Observation
-
-    rows = np.random.default_rng(0).choice(len(own), min(64, len(own)), replace=False)
-    observations = [
-        Observation({c: x[i] for c, x in own.images.items()}, own.states[i], own.sentences[own.sentence[i]])
-        for i in rows
-    ]
-    generator = torch.Generator().manual_seed(0)
-    generative = cast("GenerativePolicy", policy)  # its context is its own kind
-    return float(measure_divergence(generative, generative.encode(observations), generator).mean)
-
-
-def _demos(options: ImproveOptions, policy: CompactVLA, env_ids: set[str]) -> ChunkData | None:
-    if options.demos is None:
-        return None
-    from failwise.learn.bc import choose_demonstrations
-    from failwise.learn.data import load_chunks
-
-    chosen = choose_demonstrations(options.demos, options.demos_per_task)
-    return load_chunks(
-        options.demos,
-        policy.spec.horizon,
-        lambda m: m.episode_id in chosen and m.env_id in env_ids,
-        cameras=policy.spec.cameras,
-    )
-
-
-def train_extra(base: Path, out: Path, options: ImproveOptions, env_ids: Sequence[str]) -> Path:
-    """Control: the base, trained on its demonstrations for as many steps as all rounds together took."""
-    from failwise.learn.fit import Source, fit
-
-    folder = out / "extra"
-    if (folder / "config.json").is_file():
-        return folder
-    policy = _load_compact(base)
-    demos = _demos(options, policy, set(env_ids))
-    assert demos is not None, "the caller has checked that there are demonstrations"
-    schedule = replace(options.heads.fit, steps=options.heads.fit.steps * options.rounds)
-    trained = fit(policy, [Source(demos)], schedule, title="control: extra training", scratch=folder / "training")
-    shutil.rmtree(folder / "training", ignore_errors=True)
-    trained.save(folder)
-    return folder
 
 
 def _choose(
@@ -244,7 +176,7 @@ def _choose(
 def _check(env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> None:
     from failwise.envs import make_env
 
-    loaded = _load_compact(policy)
+    loaded = load_compact(policy)
     for env_id in env_ids:
         env = make_env(env_id)
         spec = env.spec
@@ -296,16 +228,6 @@ def _both_outcomes(metas: Sequence[EpisodeMeta]) -> None:
             else ("failed", "start from a policy that sometimes succeeds")
         )
         raise DataError(f"all {len(metas)} collected episodes {kind}: {remedy}")
-
-
-def _load_compact(folder: Path) -> CompactVLA:
-    from failwise.policies import load_policy
-    from failwise.policies.compact import CompactVLA
-
-    policy = load_policy(folder)
-    if not isinstance(policy, CompactVLA):
-        raise CheckpointError(f"{folder} holds a {policy.spec.kind!r} policy; improve trains compact ones")
-    return policy
 
 
 def _named(candidates: Sequence[Candidate], name: str) -> Candidate:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.errors import DataError
+from failwise.errors import DataError, SetupError
 from failwise.learn.critic import Judged
 from failwise.learn.data import ChunkData
 from failwise.learn.fit import FitOptions, Source, fit
@@ -41,7 +41,29 @@ class AFILTraining:
     negative_batch: int = 8
     """Observations a step for each of the two negative heads."""
     demos_share: float = 0.5
-    """Share of the demonstrations in the success head's batch, where there are any."""
+    """Demonstrations among demonstrations and own successes in the success head's batch, where there are any."""
+    recoveries_share: float = 0.35
+    """Share of verified recoveries in the success head's batch, where there are any; the others share the rest."""
+
+    def __post_init__(self) -> None:
+        for name in ("demos_share", "recoveries_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise SetupError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+
+
+def failure_onsets(data: ChunkData, judged: Judged) -> dict[str, int]:
+    """Failed episode -> the step at which its worst chunk had been executed: where success became unlikeliest.
+
+    The chunk of the lowest advantage began at a recorded look; the onset is one chunk later, when the harm is done.
+    """
+    onsets: dict[str, int] = {}
+    horizon = data.actions.shape[1]
+    for e in np.unique(data.episode[~data.success]):
+        rows = np.flatnonzero(data.episode == e)
+        meta = data.episodes[e]
+        worst = rows[np.argmin(judged.advantage[rows])]
+        onsets[meta.episode_id] = int(min(data.step[worst] + horizon, meta.n_steps - 1))
+    return onsets
 
 
 def failure_samples(data: ChunkData, judged: Judged | None, options: AFILTraining) -> NDArray[np.bool_]:
@@ -74,7 +96,7 @@ def failure_samples(data: ChunkData, judged: Judged | None, options: AFILTrainin
 
 def train_heads(
     policy: CompactVLA, own: ChunkData, demos: ChunkData | None, judged: Judged | None, options: AFILTraining, *,
-    scratch: Path | None = None, quiet: bool = False,
+    recoveries: ChunkData | None = None, scratch: Path | None = None, quiet: bool = False,
 ) -> CompactVLA:  # fmt: skip
     """Fit success, failure and control heads from a policy's own episodes; returns the new policy.
 
@@ -84,6 +106,7 @@ def train_heads(
         demos: demonstrations to keep imitating.
         judged: the value model's word on ``own``.
         options: which failures to learn, and how.
+        recoveries: verified recoveries from own failures, imitated by the success head as well.
         scratch: folder for resumable checkpoints.
         quiet: show no progress.
 
@@ -98,9 +121,13 @@ def train_heads(
         )
     failures = own.take(failure_samples(own, judged, options))
     b, n = options.fit.batch, options.negative_batch
-    positive = [Source(successes, share=b * (1 - options.demos_share) if demos is not None else b)]
+    d = options.demos_share if demos is not None else 0.0
+    r = options.recoveries_share if recoveries is not None else 0.0
+    positive = [Source(successes, share=b * (1 - r) * (1 - d))]
     if demos is not None:
-        positive.append(Source(demos, share=b * options.demos_share))
+        positive.append(Source(demos, share=b * (1 - r) * d))
+    if recoveries is not None:
+        positive.append(Source(recoveries, share=b * r))
     negative = [
         Source(failures, head="failure", share=n, stop_gradient=True, loss_weight=options.eta),
         Source(successes, head="own_success", share=n, stop_gradient=True, loss_weight=options.eta),

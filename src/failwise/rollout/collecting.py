@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from failwise.errors import SetupError
-from failwise.protocols import Executor
+from failwise.protocols import Environment, Executor
 from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
 from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta, Outcome
@@ -47,15 +47,19 @@ def prepare_worker() -> None:
     torch.set_num_threads(1)
 
 
+def environment(env_id: str, **options: Any) -> Environment:
+    """This process's own environment of that name; the few most recently used ones are kept."""
+    from failwise.envs import make_env
+
+    env: Environment = _envs.get(f"{env_id} {sorted(options.items())}", lambda: make_env(env_id, **options))
+    return env
+
+
 def run_item(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMeta:
     """Run one item in this process and commit it to the store at ``out``."""
     from failwise.agent import load_agent
-    from failwise.envs import make_env
 
-    env = _envs.get(
-        f"{item.env_id} {sorted(options.env_options.items())}",
-        lambda: make_env(item.env_id, **options.env_options),
-    )
+    env = environment(item.env_id, **options.env_options)
     agent = _agents.get(item.agent, lambda: load_agent(item.agent))
     store = EpisodeStore(out)
     with store.begin(item.episode_id) as writer:

@@ -1,0 +1,218 @@
+"""What a round learns from its episodes: heads and critic, and, where there is an expert, recoveries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from failwise.errors import CheckpointError, DataError
+from failwise.improve.options import ImproveOptions
+from failwise.types import Outcome
+
+if TYPE_CHECKING:
+    from failwise.learn.critic import Judged
+    from failwise.learn.data import ChunkData
+    from failwise.policies.compact import CompactVLA
+    from failwise.protocols import GenerativePolicy
+
+
+@dataclass
+class RoundData:
+    """A round's material, loaded when first asked for and kept: pictures are large.
+
+    Attributes:
+        before: folder of the policy that training starts from.
+        stores: the own episodes of all rounds so far; the last one is this round's.
+        folder: the round's folder.
+        options: of the job.
+    """
+
+    before: Path
+    stores: Sequence[Path]
+    folder: Path
+    options: ImproveOptions
+
+    @cached_property
+    def policy(self) -> CompactVLA:
+        """The policy that training starts from."""
+        return load_compact(self.before)
+
+    @cached_property
+    def own(self) -> ChunkData:
+        """Samples of all own episodes."""
+        from failwise.learn.data import load_chunks
+
+        return load_chunks(list(self.stores), self.policy.spec.horizon, cameras=self.policy.spec.cameras)
+
+    @cached_property
+    def demos(self) -> ChunkData | None:
+        """Samples of the demonstrations of the same tasks, if there are any."""
+        return load_demos(self.options, self.policy, {m.env_id for m in self.own.episodes})
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The cross-fitted value model's word on the own samples, read by the policy that training starts from."""
+        from failwise.learn.critic import fit_critic
+
+        _, judged = fit_critic(self.policy, self.own, self.options.critic, value_only=True)
+        return judged
+
+
+def fit_heads(data: RoundData) -> float:
+    """``network`` and ``critic`` of the round, without recoveries; returns the heads' mean divergence."""
+    return _fit(data, data.folder / "network", data.folder / "critic", recoveries=None)
+
+
+def fit_with_recoveries(data: RoundData) -> int:
+    """``recoveries``, ``recovery_network`` and ``recovery_critic`` of the round; returns how many were verified.
+
+    Raises:
+        DataError: no recovery succeeded.
+    """
+    from failwise.generate import RecoveryItem, recover
+    from failwise.learn.data import load_chunks
+
+    folder, options = data.folder, data.options
+    onsets_file = folder / "onsets.json"
+    if not onsets_file.is_file():
+        onsets_file.write_text(json.dumps(_onsets(data), indent=1) + "\n", encoding="utf-8")
+    onsets: dict[str, dict[str, int | str]] = json.loads(onsets_file.read_text(encoding="utf-8"))
+    items = [
+        RecoveryItem(
+            source=str(data.stores[-1]),
+            failed=name,
+            env_id=str(one["env_id"]),
+            env_seed=int(one["env_seed"]),
+            takeover=int(one["step"]),
+            limit=options.recovery_steps,
+        )
+        for name, one in sorted(onsets.items())
+    ]
+    metas = recover(items, folder / "recoveries", workers=options.workers)
+    verified = sum(m.outcome == Outcome.SUCCESS for m in metas)
+    if not verified:
+        raise DataError(f"the expert recovered from none of {len(items)} failures; use --recoveries none")
+    stores = [p for s in data.stores if (p := s.parent / "recoveries").is_dir()]
+    network, critic = folder / "recovery_network", folder / "recovery_critic"
+    if not ((network / "config.json").is_file() and (critic / "critic.json").is_file()):
+        keep = data.policy.spec.cameras
+        recoveries = load_chunks(stores, data.policy.spec.horizon, lambda m: m.outcome == Outcome.SUCCESS, cameras=keep)
+        _fit(data, network, critic, recoveries)
+    return verified
+
+
+def _fit(data: RoundData, network: Path, critic: Path, recoveries: ChunkData | None) -> float:
+    from failwise.learn.afil import train_heads
+    from failwise.learn.critic import fit_critic
+    from failwise.policies.critic import Critic
+
+    if (network / "config.json").is_file() and (critic / "critic.json").is_file():
+        return float(Critic.load(critic).notes["divergence"])
+    options = data.options
+    if (network / "config.json").is_file():
+        trained = load_compact(network)
+    else:
+        judged = data.judged if options.heads.failure_set == "low_advantage" else None
+        scratch = network.with_name(network.name + "_training")
+        trained = train_heads(
+            data.policy, data.own, data.demos, judged, options.heads, recoveries=recoveries, scratch=scratch
+        )
+        trained.save(network)
+        shutil.rmtree(scratch, ignore_errors=True)
+    model, _ = fit_critic(trained, data.own, options.critic)
+    divergence = _measure(trained, data.own)
+    model.notes["divergence"] = divergence
+    model.save(critic)
+    return divergence
+
+
+def _onsets(data: RoundData) -> dict[str, dict[str, int | str]]:
+    """Failed episode of this round -> environment, seed and step of the takeover.
+
+    Most takeovers are where the value fell most; every third is at a random later step, so that the policy also learns
+    the way out of states in which it is stuck for long.
+    """
+    import numpy as np
+
+    from failwise.learn.afil import failure_onsets
+    from failwise.store import EpisodeStore
+
+    onsets = failure_onsets(data.own, data.judged)
+    random = np.random.default_rng(data.options.heads.fit.seed)
+    out: dict[str, dict[str, int | str]] = {}
+    for meta in EpisodeStore(data.stores[-1], create=False).metas():
+        if meta.episode_id in onsets:
+            step = onsets[meta.episode_id]
+            if random.random() < 1 / 3 and step < meta.n_steps - 1:
+                step = int(random.integers(step, meta.n_steps))
+            out[meta.episode_id] = {"env_id": meta.env_id, "env_seed": meta.env_seed, "step": step}
+    return out
+
+
+def _measure(policy: CompactVLA, own: ChunkData) -> float:
+    """Mean 1 - cos between success and failure head on 64 own observations, without guidance."""
+    import numpy as np
+    import torch
+
+    from failwise.steer import measure_divergence
+    from failwise.types import Observation
+
+    rows = np.random.default_rng(0).choice(len(own), min(64, len(own)), replace=False)
+    observations = [
+        Observation({c: x[i] for c, x in own.images.items()}, own.states[i], own.sentences[own.sentence[i]])
+        for i in rows
+    ]
+    generator = torch.Generator().manual_seed(0)
+    generative = cast("GenerativePolicy", policy)  # its context is its own kind
+    return float(measure_divergence(generative, generative.encode(observations), generator).mean)
+
+
+def load_demos(options: ImproveOptions, policy: CompactVLA, env_ids: set[str]) -> ChunkData | None:
+    """Samples of the demonstrations of these tasks, or None where there are no demonstrations."""
+    if options.demos is None:
+        return None
+    from failwise.learn.bc import choose_demonstrations
+    from failwise.learn.data import load_chunks
+
+    chosen = choose_demonstrations(options.demos, options.demos_per_task)
+    return load_chunks(
+        options.demos,
+        policy.spec.horizon,
+        lambda m: m.episode_id in chosen and m.env_id in env_ids,
+        cameras=policy.spec.cameras,
+    )
+
+
+def train_extra(base: Path, out: Path, options: ImproveOptions, env_ids: Sequence[str]) -> Path:
+    """Control: the base, trained on its demonstrations for as many steps as all rounds together took."""
+    from dataclasses import replace
+
+    from failwise.learn.fit import Source, fit
+
+    folder = out / "extra"
+    if (folder / "config.json").is_file():
+        return folder
+    policy = load_compact(base)
+    demos = load_demos(options, policy, set(env_ids))
+    assert demos is not None, "the caller has checked that there are demonstrations"
+    schedule = replace(options.heads.fit, steps=options.heads.fit.steps * options.rounds)
+    trained = fit(policy, [Source(demos)], schedule, title="control: extra training", scratch=folder / "training")
+    shutil.rmtree(folder / "training", ignore_errors=True)
+    trained.save(folder)
+    return folder
+
+
+def load_compact(folder: Path) -> CompactVLA:
+    """The compact policy in a folder; CheckpointError for any other."""
+    from failwise.policies import load_policy
+    from failwise.policies.compact import CompactVLA
+
+    policy = load_policy(folder)
+    if not isinstance(policy, CompactVLA):
+        raise CheckpointError(f"{folder} holds a {policy.spec.kind!r} policy; improve trains compact ones")
+    return policy
