@@ -104,6 +104,14 @@ def test_a_wrong_option_is_explained_without_a_traceback(arguments: tuple[str, .
     assert "--help" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_policy_that_never_fits_is_said_and_fails(tmp_path: Path) -> None:
+    done = failwise(*COLLECT.replace("random", "random:9").split(), cwd=tmp_path)
+    assert done.returncode == 1 and "tiny/reach: 2 episodes, 2 error" in done.stdout
+    assert re.search("failwise: 2 of 2 episodes ended in an error; the first, tiny.reach--.*9", done.stderr)
+    done = failwise(*EVALUATE.replace("b=random", "b=random:9").split(), cwd=tmp_path)
+    assert done.returncode == 1 and "20 of 20 episodes of b ended in an error" in done.stderr
+
+
 def test_only_failures_to_imitate(tmp_path: Path) -> None:
     collected = failwise(*COLLECT.replace("reach", "push").replace("out out", "out failures").split(), cwd=tmp_path)
     assert collected.returncode == 0, collected.stderr

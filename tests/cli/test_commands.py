@@ -52,6 +52,7 @@ def test_collect_counts_every_episode_and_repeats_none(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in printed.splitlines()] == ["tiny/push", "tiny/reach"]
     assert all(": 3 episodes, " in line for line in printed.splitlines())
     metas = EpisodeStore(tmp_path / "runs/a", create=False).metas()
+    assert not any(meta.error for meta in metas)
     assert len(metas) == 6 and all(meta.env_seed in COLLECT and meta.arm == "random" for meta in metas)
     before = times(tmp_path / "runs/a")
     assert failwise(*COLLECT_RANDOM, cwd=tmp_path) == printed
@@ -78,6 +79,7 @@ def test_evaluate_gives_a_verdict_and_report_a_page(tmp_path: Path) -> None:
     command = "evaluate --env tiny/reach --arms random,expert --seeds 20 --out runs/proof --workers 2"
     printed = failwise(*command.split(), cwd=tmp_path)
     assert "expert is better than random" in printed and "n = 20 pairs" in printed
+    assert not any(meta.error for meta in EpisodeStore(tmp_path / "runs/proof/episodes", create=False).metas())
     metas = EpisodeStore(tmp_path / "runs/proof/episodes", create=False).metas()
     assert len(metas) == 40 and {meta.env_seed for meta in metas} == set(TEST.claim(20))
     page = Path(failwise("report", "runs/proof", cwd=tmp_path).strip())

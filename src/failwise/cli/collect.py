@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from failwise.cli.options import arm_name, parse, worker_count, writable_folder
+from failwise.cli.options import agent_for, arm_name, parse, worker_count, writable_folder
 from failwise.errors import SetupError
 from failwise.seeds import COLLECT, DEMOS
 from failwise.types import EpisodeMeta, Outcome
@@ -55,6 +56,19 @@ def summary(metas: Sequence[EpisodeMeta]) -> str:
     return "\n".join(lines)
 
 
+def report_errors(metas: Sequence[EpisodeMeta]) -> int:
+    """Say on stderr how many episodes could not go on, and why the first; 1 when none of them could, else 0."""
+    faulty = [meta for meta in metas if meta.outcome == Outcome.ERROR]
+    if faulty:
+        first = faulty[0]
+        print(
+            f"failwise: {len(faulty)} of {len(metas)} episodes ended in an error; the first, {first.episode_id}: "
+            f"{first.error or 'no reason recorded'}",
+            file=sys.stderr,
+        )
+    return 1 if len(faulty) == len(metas) else 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Run what is not recorded yet, and count the outcomes by task."""
     options = parse(Collect, argv, "collect")
@@ -74,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     from failwise.envs import parse_env_ids
 
     env_ids = parse_env_ids(options.env)
+    agent = agent_for(agent, env_ids)
     writable_folder(options.out)
     from failwise.rollout import RolloutItem, RolloutOptions, collect
 
@@ -89,4 +104,4 @@ def main(argv: Sequence[str]) -> int:
         title=arm,
     )
     print(summary(metas))
-    return 0
+    return report_errors(metas)

@@ -6,10 +6,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from failwise.cli.options import parse, parse_arms, worker_count, writable_folder
+from failwise.cli.options import agent_for, parse, parse_arms, worker_count, writable_folder
 from failwise.errors import SetupError
 from failwise.seeds import TEST, home_of, parse_seeds
+from failwise.types import Outcome
+
+if TYPE_CHECKING:
+    from failwise.evaluate import Comparison
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,21 @@ def note_on_seeds(seeds: Sequence[int]) -> str:
     )
 
 
+def report_errors(comparison: Comparison) -> int:
+    """Say on stderr which arms had episodes that could not go on; 1 when an arm had no others, else 0."""
+    worst = 0
+    for one in comparison.arms:
+        errors = one.pooled.outcomes.get(Outcome.ERROR, 0)
+        if errors:
+            print(
+                f"failwise: {errors} of {one.pooled.n} episodes of {one.arm} ended in an error; they count against it, "
+                "and the report shows them",
+                file=sys.stderr,
+            )
+        worst = max(worst, int(errors == one.pooled.n))
+    return worst
+
+
 def main(argv: Sequence[str]) -> int:
     """Run what is missing, compare, and print one verdict sentence an arm."""
     options = parse(Evaluate, argv, "evaluate")
@@ -59,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         print(note, file=sys.stderr)
     comparison = evaluate(
         env_ids,
-        arms,
+        {arm: agent_for(agent, env_ids) for arm, agent in arms.items()},
         seeds,
         options.out,
         workers=worker_count(options.workers),
@@ -68,4 +88,4 @@ def main(argv: Sequence[str]) -> int:
     )
     print("\n".join(verdicts(comparison)))
     print(f"report: failwise report {options.out}")
-    return 0
+    return report_errors(comparison)

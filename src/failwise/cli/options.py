@@ -76,6 +76,27 @@ def arm_name(agent: str, taken: Container[str] = ()) -> str:
     return parts[-1] if parts[-1] not in taken else "-".join(parts[-2:])
 
 
+def agent_for(agent: str, env_ids: Sequence[str]) -> str:
+    """The word ``random`` with the number of action dims that these tasks take; any other agent as it is.
+
+    Raises:
+        SetupError: the tasks differ in their action dims.
+    """
+    if agent != "random":
+        return agent
+    from failwise.envs import make_env
+
+    dims = {}
+    for env_id in env_ids:
+        env = make_env(env_id)
+        dims[len(env.spec.action_low)] = env_id
+        env.close()
+    if len(dims) > 1:
+        differing = ", ".join(f"{env_id} takes {n}" for n, env_id in dims.items())
+        raise SetupError(f"one random policy cannot act in all tasks ({differing}); run them one suite at a time")
+    return f"random:{next(iter(dims))}"
+
+
 def worker_count(workers: int, option: str = "--workers") -> int:
     """Refuse fewer than one process or thread, or more than a machine could mean.
 
