@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
@@ -67,13 +68,18 @@ def _answer(pipe: Connection) -> None:
 def _send_error(pipe: Connection, error: Exception) -> None:
     """Send an exception as the nearest class that can be made again from its arguments on the other side."""
     trace = "".join(traceback.format_exception(error))
-    for kind in type(error).__mro__:
+    candidates: list[Callable[[], BaseException]] = [
+        partial(kind, *error.args) for kind in type(error).__mro__ if issubclass(kind, Exception)
+    ]
+    for again in (*candidates, lambda: RuntimeError(f"{type(error).__name__}: {error}")):
         try:
-            pipe.send((RAISED, kind(*error.args), trace))
-            return
+            copy = again()
+            if str(copy) == str(error) or type(copy) is RuntimeError:
+                pipe.send((RAISED, copy, trace))
+                return
         except OSError as end:
             raise _PipeEndedError from end
-        except Exception:  # a class that takes or holds something else: its base will do
+        except Exception:  # a class that takes or holds something that cannot travel: its base will do
             continue
 
 

@@ -130,21 +130,28 @@ def check_snapshots(env: Environment) -> Iterator[str]:
 
 
 def check_step_limit(env: Environment) -> Iterator[str]:
-    """An episode is truncated at its step limit, and not before."""
+    """An episode is truncated at its step limit, and not before; restoring a snapshot restores the count."""
     limit = env.spec.step_limit
     neutral = (env.spec.action_low + env.spec.action_high) / 2
     for seed in _SEEDS[:3]:
         env.reset(seed=seed)
+        back_at = limit // 2 if limit >= 8 else -1
         for step in range(1, limit + 1):
             _, _, terminated, truncated, _ = env.step(neutral)
             if truncated and step < limit:
+                detour = f", {step - back_at} after a restored snapshot" if 0 < back_at < step else ""
                 yield (
-                    f"step() reported truncated at step {step}; expected it at spec.step_limit {limit}. Fix "
-                    "spec.step_limit or step(); an end of the task itself is 'terminated'"
+                    f"step() reported truncated at step {step}{detour}; expected it at spec.step_limit {limit}. Fix "
+                    "spec.step_limit, step() (an end of the task itself is 'terminated'), or the count in restore()"
                 )
                 return
             if terminated:
                 break
+            if step == back_at:
+                snapshot = env.snapshot()
+                for _ in range(3):
+                    env.step(neutral)
+                env.restore(snapshot)
         else:
             if not truncated:
                 yield (

@@ -42,7 +42,8 @@ def assert_conforms(env: Environment) -> None:
     problems = check_env(env)
     if problems:
         lines = "".join(f"\n  {i}. {problem}" for i, problem in enumerate(problems, 1))
-        raise NonconformingError(f"{env.spec.env_id} breaks the environment contract in {len(problems)} ways:{lines}")
+        name = getattr(env.spec, "env_id", type(env).__name__)
+        raise NonconformingError(f"{name} breaks the environment contract in {len(problems)} ways:{lines}")
 
 
 def _run(check: Callable[[Environment], Iterator[str]], env: Environment) -> Iterator[str]:

@@ -114,8 +114,10 @@ def _info_problems(env: Environment, info: Any, where: str) -> Iterator[str]:
 
 
 def kind(value: Any) -> str:
-    """A value in a few words: dtype and shape of an array, else its type."""
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    """A value in a few words: dtype and shape of an array, length of a tuple, else its type."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return f"tuple of {len(value)}" if isinstance(value, tuple) else _name(type(value))
 
 
 def sample_actions(env: Environment, n: int, high: bool = False) -> NDArray[np.float32]:
@@ -123,3 +125,7 @@ def sample_actions(env: Environment, n: int, high: bool = False) -> NDArray[np.f
     low, top = env.spec.action_low, env.spec.action_high
     share = np.full((n, len(low)), 0.95) if high else np.random.default_rng(0).uniform(0, 1, (n, len(low)))
     return (low + share * (top - low)).astype(np.float32)
+
+
+def _name(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
