@@ -31,6 +31,8 @@ from failwise.types import EnvSpec, Observation
 
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
+    # Software rendering in the calling thread: the same pixels, and workers do not fight over the cores.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
 
 STEP_LIMIT = 200
 CONTROL_HZ = 80.0
