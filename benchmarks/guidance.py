@@ -6,9 +6,8 @@ Every figure is a ratio of medians over interleaved repeats in one process, one 
 96x96 cameras, the instruction and the proprioception, then sampling. The policy is a randomly initialised
 compact VLA with two heads, whose costs do not depend on its weights.
 
-    guided_over_unguided_b1, _b8    AFIL with the cosine schedule over no steering, 1 and 8 observations
-    (budget 1.25) best_of_8_over_1_b1             8 samples and a critic over one sample, 1 observation
-               (budget 2)
+    guided_over_unguided_b1, _b8    AFIL with the cosine schedule over no steering, 1 and 8 observations; budget 1.25
+    best_of_8_over_1_b1             8 samples and a critic over one sample, 1 observation; budget 2
 """
 
 from __future__ import annotations

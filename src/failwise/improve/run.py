@@ -15,7 +15,7 @@ Every stage leaves its result on disk and is skipped when that is there: the sam
       extra                control: equal extra training on the demonstrations
       agent                the last round's chosen agent
       proof                episodes of all arms, comparison   (seeds: test)
-      report.html
+      proof/report.html
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from failwise.types import EpisodeMeta, Outcome
 
 
 def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOptions | None = None) -> Path:
-    """Make a policy fail less, and prove it; returns the run folder with ``agent/`` and ``report.html`` in it.
+    """Make a policy fail less, and prove it; returns the run folder with ``agent/`` and ``proof/report.html`` in it.
 
     Args:
         env_ids: tasks to improve on.

@@ -167,7 +167,7 @@ class CompactVLA:
         if unknown := [h for h in heads if h not in self.config.heads]:
             raise CheckpointError(
                 f"this policy has no head {unknown[0]!r}, only {list(self.config.heads)}; "
-                "train one with: failwise train heads"
+                "failwise improve trains further heads"
             )
         index = [self.config.heads.index(h) for h in heads]
         if index == list(range(index[0], index[0] + len(index))):
