@@ -14,6 +14,7 @@ from failwise.errors import SetupError
         ("models/base,runs/improve/agent", {"base": "models/base", "agent": "runs/improve/agent"}),
         ("a=models/base, b=runs/x/agent", {"a": "models/base", "b": "runs/x/agent"}),
         ("runs/one/agent,runs/two/agent", {"agent": "runs/one/agent", "two-agent": "runs/two/agent"}),
+        ("random:3,expert:mixed", {"random-3": "random:3", "expert-mixed": "expert:mixed"}),
         ("random,expert,", {"random": "random", "expert": "expert"}),
         ("./models/base/", {"base": "./models/base/"}),
     ],

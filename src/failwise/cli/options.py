@@ -72,7 +72,7 @@ def parse_arms(text: str) -> dict[str, str]:
 
 def arm_name(agent: str, taken: Container[str] = ()) -> str:
     """``runs/improve/agent`` -> "agent", or "improve-agent" where "agent" is taken already."""
-    parts = [part for part in Path(agent).parts if part not in ("/", ".", "..")] or [agent]
+    parts = [part for part in Path(agent.replace(":", "-")).parts if part not in ("/", ".", "..")] or [agent]
     return parts[-1] if parts[-1] not in taken else "-".join(parts[-2:])
 
 
