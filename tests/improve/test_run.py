@@ -142,6 +142,17 @@ def test_a_fixed_candidate_skips_validation(base, tmp_path):
         improve([ENV], base, tmp_path / "other", replace(OPTIONS, candidate="best-of-5", episodes=11))
 
 
+def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path):
+    run = improve([ENV], base, tmp_path / "run", replace(OPTIONS, demos=demos, recoveries="expert", extra=False))
+    choice = json.loads((run / "round1" / "choice.json").read_text())
+    verified = [m for m in EpisodeStore(run / "round1" / "recoveries").metas() if m.outcome == "success"]
+    assert choice["collected"]["verified_recoveries"] == len(verified) > 0
+    assert {"recovery", "recovery-gated-1", "recovery-best-of-4"} <= {s["name"] for s in choice["standings"]}
+    assert {"c2", "gated-1"} <= {s["name"] for s in choice["standings"]}, (
+        "those without an expert stay in the comparison"
+    )
+
+
 def test_a_folder_without_a_policy_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no policy folder"):
         improve([ENV], tmp_path / "nothing", tmp_path / "run", OPTIONS)
