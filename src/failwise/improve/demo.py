@@ -23,6 +23,8 @@ OPTIONS = ImproveOptions(
     heads=AFILTraining(fit=FitOptions(steps=250, batch=24, copies=4, learning_rate=1e-4, warmup=50)),
     critic=CriticOptions(steps=500, batch=64),
     extra=False,
+    proof="short",
+    recoveries="expert",
 )
 
 

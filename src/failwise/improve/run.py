@@ -61,6 +61,8 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
         if number == 1:
             # An arm that is the chosen agent by another name would only repeat its episodes.
             families = {arm: name for arm, name in chosen["proof_arms"].items() if name != chosen["chosen"]}
+            if options.proof == "short":
+                families = {arm: name for arm, name in families.items() if arm == "c2"}
             arms |= {arm: out / "round1" / "candidates" / name for arm, name in families.items()}
         arms[f"improved-{number}"] = agent
     if options.extra and options.demos is not None:
