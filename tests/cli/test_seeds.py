@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from failwise.errors import SetupError
@@ -29,6 +29,7 @@ def test_the_ranges_are_where_the_documentation_says() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_claims_of_two_ranges_never_meet(data: st.DataObject) -> None:
     one, other = data.draw(st.sampled_from(list(combinations(RANGES, 2))))
