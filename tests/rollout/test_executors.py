@@ -56,7 +56,7 @@ def test_what_an_item_raises_is_raised_by_both_executors(shared: ProcessPool) ->
     ("function", "error", "message"),
     [
         (items.raise_unknown_name, SetupError, "unknown critter 'cta'. Did you mean 'cat'"),
-        (items.raise_wrapping, ValueError, "^item 0 is bad$"),
+        (items.raise_wrapping, ValueError, r"^item 0 is bad(\n|$)"),
         (items.raise_end_of_file, EOFError, "a truncated file of its own"),
         (items.raise_what_cannot_travel, RuntimeError, "LocalError: .*only here"),
         (items.give_what_cannot_travel, TypeError, "the result of item 0 cannot be sent"),
@@ -113,7 +113,7 @@ def test_a_slow_consumer_does_not_make_a_worker_look_hung() -> None:
     ("initializer", "message"),
     [
         (items.fail_to_start, "cannot be set up: OSError: no such driver"),
-        (items.die_at_start, "cannot start: .* exit code 3 .* __main__"),
+        (items.die_at_start, "cannot start: .* exit code 3 .*__main__"),
     ],
 )
 def test_workers_that_cannot_start_stop_the_run(initializer: Callable[[], None], message: str) -> None:
