@@ -123,7 +123,10 @@ def note_minutes(out: Path, minutes: dict[str, float]) -> None:
 
 
 def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
-    """docs/results/metaworld_improve.json: every figure of the docs page, with n, seeds, intervals and p-values."""
+    """docs/results/metaworld_improve.json: every figure of the docs page, with n, seeds, intervals and p-values.
+
+    Paths are written relative to the run, so that the file says nothing of the machine's folders.
+    """
     from failwise.policies.compact import weights_sha256
 
     minutes = recipe.out / "minutes.json"
@@ -139,7 +142,8 @@ def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
     }
     path = REPOSITORY / "docs" / "results" / "metaworld_improve.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(results, indent=1).replace(f"{recipe.out}/", "")
+    path.write_text(text + "\n", encoding="utf-8")
     print(path, file=sys.stderr)
 
 

@@ -161,9 +161,9 @@ def load_agent(spec: str | Path) -> Agent:
     text = str(spec)
     if text == "expert" or text.startswith("expert:"):
         return ExpertAgent(text.partition(":")[2] or "clean")
-    from failwise.policies import load_policy
+    from failwise.policies import load_policy, policy_folder
 
-    folder = Path(text)
+    folder = policy_folder(text)
     if text == "random" or text.startswith("random:"):
         from failwise.policies.scripted import RandomPolicy
 

@@ -9,7 +9,7 @@ from typing import Any
 from failwise import registry
 from failwise.errors import CheckpointError
 
-__all__ = ["load_policy", "shipped"]
+__all__ = ["load_policy", "policy_folder", "shipped"]
 
 
 def shipped(name: str) -> Path:
@@ -24,6 +24,15 @@ def shipped(name: str) -> Path:
     return folder
 
 
+def policy_folder(path: str | Path) -> Path:
+    """The folder that a path, or the name of a shipped checkpoint, stands for; a folder of that name comes first."""
+    folder = Path(path)
+    packaged = Path(__file__).parent / "checkpoints" / folder.name
+    if not folder.exists() and folder.parent == Path() and packaged.is_dir():
+        return packaged
+    return folder
+
+
 def load_policy(path: str | Path) -> Any:
     """The policy in a checkpoint folder (``config.json`` names its kind), or a shipped one by its name.
 
@@ -31,10 +40,7 @@ def load_policy(path: str | Path) -> Any:
         CheckpointError: the folder is missing, is no policy, or is damaged.
         UnknownNameError: no plugin provides that kind.
     """
-    folder = Path(path)
-    packaged = Path(__file__).parent / "checkpoints" / folder.name
-    if not folder.exists() and folder.parent == Path() and packaged.is_dir():
-        folder = packaged
+    folder = policy_folder(path)
     if not folder.is_dir():
         raise CheckpointError(f"no policy folder {str(path)!r}; train one with: failwise train bc")
     config = folder / "config.json"
