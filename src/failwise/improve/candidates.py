@@ -66,12 +66,13 @@ def ladder(divergence: float, guidance: Sequence[float], samples: Sequence[int])
     return [*out, _c1(middle)]
 
 
-def recovery_ladder(guidance: Sequence[float], samples: Sequence[int]) -> list[Candidate]:
-    """The candidates on the network that also learned recoveries: plain, guided by risk, selected by the critic."""
-    gated = {"schedule": "constant", "gate": "risk", "power": 2.0}
-    out = [Candidate("recovery", [])]
-    out += [Candidate(f"recovery-gated-{w:g}", [afil(alpha=w, **gated)]) for w in guidance]
-    return [*out, Candidate(f"recovery-best-of-{max(samples)}", [best_of(max(samples))])]
+def recovery_ladder(guidance: Sequence[float]) -> list[Candidate]:
+    """The candidates on the network that also learned recoveries: plain, and guided where the risk is high.
+
+    Its value model is fitted, its critic is not, so none of them selects among chunks.
+    """
+    strongest = afil(alpha=max(guidance), schedule="constant", gate="risk", power=2.0)
+    return [Candidate("recovery", []), Candidate("recovery-gated", [strongest])]
 
 
 def _c1(strength: float) -> Candidate:
@@ -83,9 +84,7 @@ def proof_arms(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> 
     arms = {"c2": "c2", "c1": "c1"}
     for family in ("fixed", "adaptive", "gated", "recovery"):
         members = [
-            c.name
-            for c in candidates
-            if c.name.startswith(family) and (family == "recovery" or "best" not in c.name)
+            c.name for c in candidates if c.name.startswith(family) and (family == "recovery" or "best" not in c.name)
         ]
         if members:
             arms[family] = max(members, key=lambda name: scores.get(name, -1.0))

@@ -124,7 +124,7 @@ def _fit(data: RoundData, network: Path, critic: Path, recoveries: ChunkData | N
         )
         trained.save(network)
         shutil.rmtree(scratch, ignore_errors=True)
-    model, _ = fit_critic(trained, data.own, options.critic)
+    model, _ = fit_critic(trained, data.own, options.critic, value_only=recoveries is not None)
     divergence = _measure(trained, data.own)
     model.notes["divergence"] = divergence
     model.save(critic)

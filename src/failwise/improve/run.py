@@ -88,7 +88,7 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
         c.write(folder / "candidates" / c.name, folder / "network", folder / "critic")
     verified = fit_with_recoveries(data) if options.recoveries == "expert" else 0
     if verified:
-        with_recoveries = recovery_ladder(options.guidance, options.samples)
+        with_recoveries = recovery_ladder(options.guidance)
         for c in with_recoveries:
             c.write(folder / "candidates" / c.name, folder / "recovery_network", folder / "recovery_critic")
         candidates += with_recoveries

@@ -68,13 +68,13 @@ def _answer(pipe: Connection) -> None:
 def _send_error(pipe: Connection, error: Exception) -> None:
     """Send an exception as the nearest class that can be made again from its arguments on the other side."""
     trace = "".join(traceback.format_exception(error))
-    candidates: list[Callable[[], BaseException]] = [
-        partial(kind, *error.args) for kind in type(error).__mro__ if issubclass(kind, Exception)
-    ]
-    for again in (*candidates, lambda: RuntimeError(f"{type(error).__name__}: {error}")):
+    kinds = [kind for kind in type(error).__mro__ if issubclass(kind, Exception)]
+    candidates = [partial(kind, *error.args) for kind in kinds]
+    candidates.append(partial(RuntimeError, f"{type(error).__name__}: {error}"))
+    for make in candidates:
         try:
-            copy = again()
-            if str(copy) == str(error) or type(copy) is RuntimeError:
+            copy: Exception = make()
+            if str(copy) == str(error) or make is candidates[-1]:
                 pipe.send((RAISED, copy, trace))
                 return
         except OSError as end:
