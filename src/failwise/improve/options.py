@@ -36,6 +36,8 @@ class ImproveOptions:
     """Take this candidate without validation, for tasks that must not take part in any choice."""
     test_seeds: int = 100
     """Untouched seeds a task for the proof."""
+    side_seeds: int = 0
+    """Test seeds a task for c1, fixed and adaptive, on which no claim about the improved agent rests; 0: all."""
     proof: Literal["all", "short"] = "all"
     """Arms of the proof: all controls and guidance families, or only base, self-imitation and the improved agents."""
     samples: tuple[int, ...] = (8, 16)

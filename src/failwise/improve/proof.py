@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from failwise.report import Section
 
 CONTROLS = ("extra", "c2", "c1")
+SIDE = ("c1", "fixed", "adaptive")
 MEANING = {
     "base": "the policy as it was given",
     "extra": "control: the base after as many further training steps on its demonstrations",
@@ -39,14 +40,22 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
         out: the run folder.
         options: how many test seeds and workers.
     """
-    from failwise.evaluate import evaluate
+    from failwise.evaluate import compare, evaluate
+    from failwise.evaluate.run import write_comparison
     from failwise.evaluate.verdict import verdicts
     from failwise.report import write_report
+    from failwise.store import EpisodeStore
 
     seeds = list(TEST.claim(options.test_seeds))
     folder = out / "proof"
     named = {name: str(path) for name, path in arms.items()}
-    comparison = evaluate(env_ids, named, seeds, folder, workers=options.workers, baseline="base")
+    main = {name: path for name, path in named.items() if name not in SIDE}
+    evaluate(env_ids, main, seeds, folder, workers=options.workers, baseline="base")
+    evaluate(env_ids, named, seeds[: options.side_seeds or None], folder, workers=options.workers, baseline="base")
+    # All episodes of both calls: pairs are made where both arms have the seed.
+    metas = EpisodeStore(folder / "episodes", create=False).metas()
+    comparison = compare(metas, "base", arms=[name for name in named if name != "base"])
+    write_comparison(comparison, folder)
     against = against_controls(folder)
     improved = [arm for arm in arms if arm.startswith("improved")]
     sentences = [s for s, one in zip(verdicts(comparison), comparison.against, strict=True) if one.arm in improved]

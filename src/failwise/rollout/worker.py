@@ -69,7 +69,7 @@ def _send_error(pipe: Connection, error: Exception) -> None:
     """Send an exception as the nearest class that can be made again from its arguments on the other side."""
     trace = "".join(traceback.format_exception(error))
     kinds = [kind for kind in type(error).__mro__ if issubclass(kind, Exception)]
-    candidates = [partial(kind, *error.args) for kind in kinds]
+    candidates: list[Callable[[], Exception]] = [partial(kind, *error.args) for kind in kinds]
     candidates.append(partial(RuntimeError, f"{type(error).__name__}: {error}"))
     for make in candidates:
         try:
