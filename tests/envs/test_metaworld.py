@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from failwise.envs import StaleObservationError, make_env
+from failwise.envs.conformance import assert_conforms
 from failwise.envs.metaworld.env import TASKS, wordings
 from failwise.errors import EpisodeError, SetupError, UnknownNameError
 
@@ -55,6 +56,34 @@ def test_restore_is_exact_even_after_another_episode(env):
     play(env, 12)
     env.restore(snapshot)
     assert_same(first, replay(env, actions), 1e-9)
+
+
+def test_restore_is_exact_for_actions_that_no_expert_takes(env):
+    random = np.random.default_rng(0)
+    actions = [random.uniform(-1, 1, 4).astype(np.float32) for _ in range(30)]
+    env.reset(seed=3)
+    play(env, 25)
+    snapshot = env.snapshot()
+    first = replay(env, actions)
+    env.reset(seed=8)
+    replay(env, actions[:7])
+    env.restore(snapshot)
+    assert_same(first, replay(env, actions), 1e-9)
+
+
+def test_it_conforms(env):
+    assert_conforms(env)
+
+
+def test_a_failing_simulator_ends_the_episode_with_a_reason(env, monkeypatch):
+    env.reset(seed=0)
+
+    def broken(action):
+        raise RuntimeError("engine error")
+
+    monkeypatch.setattr(env._env, "step", broken)
+    with pytest.raises(EpisodeError, match="engine error"):
+        env.step(np.zeros(4))
 
 
 def test_restored_picture_is_the_same(env):

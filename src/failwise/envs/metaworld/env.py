@@ -145,7 +145,12 @@ class MetaWorldEnv:
         a = np.asarray(action, np.float32)
         if a.shape != (4,) or not np.isfinite(a).all():
             raise EpisodeError(f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}")
-        self._raw, reward, _, _, info = self._env.step(np.clip(a, -1.0, 1.0))
+        try:
+            self._raw, reward, _, _, info = self._env.step(np.clip(a, -1.0, 1.0))
+        except Exception as error:  # the simulator's own kinds; one lost episode must not end a night's run
+            raise EpisodeError(
+                f"metaworld/{self._task}: the simulator failed at step {self._steps} ({error})"
+            ) from error
         if self._env._did_see_sim_exception or not np.isfinite(self._raw).all():
             raise EpisodeError(f"metaworld/{self._task}: the simulation diverged at step {self._steps}")
         self._steps += 1
@@ -186,7 +191,7 @@ class MetaWorldEnv:
             "steps": np.array([self._steps]),
         }
         for name, value in vars(env).items():
-            if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and not self._is_live(value):
                 arrays[f"array/{name}"] = value.copy()
             elif isinstance(value, (bool, int, float, np.number, np.bool_)):
                 arrays[f"scalar/{name}"] = np.array([value])
@@ -228,6 +233,11 @@ class MetaWorldEnv:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def _is_live(self, value: NDArray[Any]) -> bool:
+        """Whether an attribute is a window into the simulation's own memory: copying it would freeze it."""
+        data = self._env.data
+        return any(np.may_share_memory(value, part) for part in (data.xpos, data.site_xpos, data.geom_xpos, data.qpos))
 
     def _observation(self) -> Observation:
         version = self._version
