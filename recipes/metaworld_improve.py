@@ -3,8 +3,8 @@
     python recipes/metaworld_improve.py                # everything, hours on two cores; resumes where it stopped
     python recipes/metaworld_improve.py --stage report # only the figures, from what is on disk
 
-Stages: demonstrations -> base policy -> ``improve`` on six tasks -> the same settings, chosen already, once on two
-tasks that took part in no choice -> docs/results/metaworld_improve.json.
+Stages: demonstrations -> base policy -> ``improve`` on six tasks -> the improved agent, once, on two tasks from which
+it learned nothing and which took part in no choice -> docs/results/metaworld_improve.json.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any, Literal
 
 import tyro
 
+from failwise.evaluate import evaluate
 from failwise.improve import ImproveOptions, improve
 from failwise.learn.afil import AFILTraining
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.critic import CriticOptions
 from failwise.learn.fit import FitOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
-from failwise.seeds import DEMOS
+from failwise.seeds import DEMOS, TEST
 
 TASKS = ("pick-place", "peg-insert-side", "basketball", "box-close", "bin-picking", "assembly")
 UNSEEN_BY_SELECTION = ("stick-push", "hammer")
@@ -86,9 +87,10 @@ def main(recipe: Recipe) -> None:
             improve(env_ids(TASKS), base, run, options)
         if recipe.stage == "improve":
             return
-        chosen = json.loads((run / "round1" / "choice.json").read_text(encoding="utf-8"))["chosen"]
         with Clock(minutes, "unseen"):
-            improve(env_ids(UNSEEN_BY_SELECTION), base, unseen, replace(options, candidate=chosen, rounds=1))
+            arms = {"base": str(base), "improved-1": str(run / "round1" / "agent")}
+            seeds = list(TEST.claim(options.test_seeds))
+            evaluate(env_ids(UNSEEN_BY_SELECTION), arms, seeds, unseen / "proof", workers=options.workers)
         note_minutes(recipe.out, minutes)
     write_results(recipe, run, unseen, base)
 

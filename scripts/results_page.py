@@ -45,8 +45,8 @@ def main() -> None:
     ]
     if results.get("tasks_that_no_choice_saw"):
         text = (
-            "Candidate and strength were taken over from the six tasks; these two were run once. They took part in the "
-            "base's behaviour cloning like all the others."
+            "The improved agent of the six tasks, run once on two further tasks: no own episode of theirs was "
+            "collected, and they took part in no choice. The base was cloned on them like on the others."
         )
         parts.append(section("Two tasks that no choice saw", results["tasks_that_no_choice_saw"], text))
     if NOTES.is_file():
