@@ -55,7 +55,7 @@ class Recipe:
         default_factory=lambda: ImproveOptions(
             episodes=120,
             recoveries="expert",
-            side_seeds=50,
+            side_seeds=34,
             demos_per_task=39,
             heads=AFILTraining(fit=FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=100)),
             critic=CriticOptions(steps=900),
