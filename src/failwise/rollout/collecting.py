@@ -12,7 +12,7 @@ from typing import Any
 from failwise.errors import SetupError
 from failwise.protocols import Environment, Executor
 from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
-from failwise.store import EpisodeStore
+from failwise.store import EpisodeStore, clear_leftovers
 from failwise.types import EpisodeMeta, Outcome
 
 _CACHED_ENVS, _CACHED_AGENTS = 10, 12
@@ -123,6 +123,7 @@ def collect(
         finally:
             if own:
                 runner.close()
+            clear_leftovers(store)  # of workers that were stopped in the middle of a commit
     return [metas[i.episode_id] for i in items]
 
 

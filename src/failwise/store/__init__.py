@@ -2,7 +2,7 @@
 
 from failwise.store.episode import StoredEpisode
 from failwise.store.episode_store import EpisodeStore
-from failwise.store.integrity import CheckResult, Problem, RepairResult, check, repair
+from failwise.store.integrity import CheckResult, Problem, RepairResult, check, clear_leftovers, repair
 from failwise.store.naming import episode_id
 from failwise.store.summary import stores_under, summarise
 from failwise.store.writer import EpisodeWriter
@@ -15,6 +15,7 @@ __all__ = [
     "RepairResult",
     "StoredEpisode",
     "check",
+    "clear_leftovers",
     "episode_id",
     "repair",
     "stores_under",

@@ -88,6 +88,14 @@ def check(store: EpisodeStore, every_image: bool = False) -> CheckResult:
     )
 
 
+def clear_leftovers(store: EpisodeStore) -> int:
+    """Remove what killed writers left half written, and nothing else; returns how many. No episode is lost by it."""
+    found = leftovers(store.path)
+    for leftover in found:
+        shutil.rmtree(leftover, ignore_errors=True)
+    return len(found)
+
+
 def repair(store: EpisodeStore, every_image: bool = False) -> RepairResult:
     """Move damaged episodes to ``quarantine/``, remove the leftovers of killed writers, rebuild the index.
 
