@@ -33,9 +33,7 @@ def random_policy() -> CompactVLA:
     rng = np.random.default_rng(0)
     normaliser = Normaliser.fit(rng.normal(size=(64, S)), rng.normal(size=(64, A)), -np.ones(A), np.ones(A))
     policy = CompactVLA(config, normaliser)
-    with (
-        torch.no_grad()
-    ):  # heads start equal and at zero; they must differ for guidance to have something to do
+    with torch.no_grad():  # heads start equal and at zero; they must differ for guidance to have something to do
         for parameter in policy.network.experts.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return policy
@@ -46,8 +44,7 @@ def random_observations(policy: CompactVLA, n: int) -> list[Observation]:
     return [
         Observation(
             images={
-                camera: rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-                for camera, size in policy.spec.cameras.items()
+                camera: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for camera, size in policy.spec.cameras.items()
             },
             state=rng.normal(size=policy.spec.state_dim).astype(np.float32),
             instruction="put the peg into the hole",
@@ -94,9 +91,7 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int, warmup: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--warmup", type=int, default=5)
     arguments = parser.parse_args()

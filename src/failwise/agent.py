@@ -50,9 +50,7 @@ class PolicyAgent:
             )
         self.execute = policy.spec.execute if execute is None else execute
         if not 1 <= self.execute <= policy.spec.horizon:
-            raise SetupError(
-                f"execute must be 1 to the policy's horizon {policy.spec.horizon}, not {self.execute}"
-            )
+            raise SetupError(f"execute must be 1 to the policy's horizon {policy.spec.horizon}, not {self.execute}")
         self._about = about or Provenance(agent=policy.spec.kind)
         self._generator: Any = None
 

@@ -27,9 +27,7 @@ def slow_path(prediction, t):
 
 def slow_clean(prediction, p, x, t):
     a, s = slow_path(prediction, t)
-    return [
-        xi + (1 - t) * pi if prediction == "flow" else (xi - s * pi) / a for xi, pi in zip(x, p, strict=True)
-    ]
+    return [xi + (1 - t) * pi if prediction == "flow" else (xi - s * pi) / a for xi, pi in zip(x, p, strict=True)]
 
 
 def slow_guidance(chain, prediction, o, value):
@@ -138,9 +136,7 @@ def test_the_clamp_bounds_every_push_and_is_reached(schedule, rho):
     x = torch.randn((4, 3, 8, 4), generator=seeded())
     predictions = policy.predict(x, torch.tensor(0.5), context, steering.heads)
     push = steering.adjust(predictions, x, 0.5, context) - predictions[0]
-    share = torch.linalg.vector_norm(push, dim=(-2, -1)) / torch.linalg.vector_norm(
-        predictions[0], dim=(-2, -1)
-    )
+    share = torch.linalg.vector_norm(push, dim=(-2, -1)) / torch.linalg.vector_norm(predictions[0], dim=(-2, -1))
     assert share.max() <= rho * (1 + 1e-5)
     assert share.min() >= rho * (1 - 1e-3)
 
@@ -185,9 +181,7 @@ def test_the_log_ratio_converges_to_the_exact_one_along_any_path(prediction):
         for k in range(K):
             t = k / K
             alpha, sigma = policy.path.alpha(t), policy.path.sigma(t)
-            exact = HEADS["failure"].log_density(x, alpha, sigma) - HEADS["success"].log_density(
-                x, alpha, sigma
-            )
+            exact = HEADS["failure"].log_density(x, alpha, sigma) - HEADS["success"].log_density(x, alpha, sigma)
             both = policy.predict(x, torch.tensor(t, dtype=torch.float64), context, ("success", "failure"))
             tracked = tracker.update(both[0], both[1], x, t)
             # 0 for flow; an epsilon chain starts with 2% of the action in its noise

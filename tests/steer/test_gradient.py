@@ -56,9 +56,7 @@ def test_more_strength_gives_more_reward(prediction):
     for s in (0.0, 0.25, 0.5, 1.0):
         steering = GradientGuidance(towards_one, strength=s)
         steering.samples = 32
-        means.append(
-            towards_one(sample(policy, context, steering, seeded()).samples_BNHA, context).mean().item()
-        )
+        means.append(towards_one(sample(policy, context, steering, seeded()).samples_BNHA, context).mean().item())
     assert means == sorted(means)
     assert means[-1] > means[0] + 0.5
 

@@ -16,10 +16,7 @@ HEADS = {"success": gaussian(M_S, STD), "failure": gaussian(M_F, STD), "extra": 
 WEIGHTS = {"success": 0.5, "failure": 0.2, "extra": 0.3}
 
 CASES = [
-    *[
-        (AFIL(schedule="constant", alpha=lam, clamp=None), (1 + lam) * M_S - lam * M_F)
-        for lam in (0.0, 0.5, 2.0)
-    ],
+    *[(AFIL(schedule="constant", alpha=lam, clamp=None), (1 + lam) * M_S - lam * M_F) for lam in (0.0, 0.5, 2.0)],
     *[(ClassifierFree("success", "failure", w), M_F + w * (M_S - M_F)) for w in (0.0, 1.0, 1.5, 3.0)],
     (Composition(WEIGHTS), 0.5 * M_S + 0.2 * M_F + 0.3 * M_X),
 ]
@@ -88,9 +85,7 @@ def test_unequal_variances_are_not_the_product_of_densities():
 
 
 @pytest.mark.parametrize("prediction", ["flow", "epsilon"])
-@pytest.mark.parametrize(
-    "options", [{"schedule": "constant"}, {"schedule": "cosine"}, {"schedule": "dipole"}]
-)
+@pytest.mark.parametrize("options", [{"schedule": "constant"}, {"schedule": "cosine"}, {"schedule": "dipole"}])
 def test_the_failing_modes_share_falls_monotonically(prediction, options):
     modes = torch.tensor([[[1.0]], [[-1.0]]], dtype=torch.float64)
     heads = {"success": Mixture(modes, 0.25, (0.65, 0.35)), "failure": Mixture(modes, 0.25, (0.2, 0.8))}

@@ -71,9 +71,7 @@ def test_every_steering_at_once(prediction):
 
     chain = Chain(
         [
-            AFIL(
-                alpha=0.5, scale=measure_divergence(policy, context, seeded()).mean, gate="risk", value=value
-            ),
+            AFIL(alpha=0.5, scale=measure_divergence(policy, context, seeded()).mean, gate="risk", value=value),
             GradientGuidance(reward, 0.1),
             BestOfN(lambda a, c: a.mean((-2, -1)), samples=3),
         ]

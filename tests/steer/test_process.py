@@ -95,9 +95,7 @@ def test_reversed_flow_gives_the_native_loops_samples():
     native, context, K = BackwardsPolicy("flow", heads), context_of(3), 12
     ours = sample(ReversedTime(native), context, Unsteered(), seeded(), steps=K)
     generator = seeded()
-    x = torch.stack([torch.randn((2, 2), generator=generator, dtype=torch.float64) for _ in range(3)])[
-        :, None
-    ]
+    x = torch.stack([torch.randn((2, 2), generator=generator, dtype=torch.float64) for _ in range(3)])[:, None]
     for k in range(K):  # tau runs from 1 (noise) to 0 (action)
         x = x - native.predict(x, torch.tensor(1 - k / K, dtype=torch.float64), context, ("success",))[0] / K
     torch.testing.assert_close(ours.actions_BHA, x[:, 0], rtol=0, atol=1e-12)
@@ -109,9 +107,7 @@ def test_both_directions_of_time_agree_and_undo_each_other():
     x, t = draw(1, 5, 2, 2), torch.tensor(0.3, dtype=torch.float64)
     ours = forwards.predict(x, t, context, ("success",))
     theirs = backwards.predict(x, 1 - t, context, ("success",))
-    torch.testing.assert_close(
-        ReversedTime(backwards).predict(x, t, context, ("success",)), ours, rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(ReversedTime(backwards).predict(x, t, context, ("success",)), ours, rtol=0, atol=1e-12)
     torch.testing.assert_close(
         ReversedTime(forwards).predict(x, 1 - t, context, ("success",)), theirs, rtol=0, atol=1e-12
     )

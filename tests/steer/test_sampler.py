@@ -35,9 +35,7 @@ def test_number_of_steps_is_the_policys_unless_given():
     assert len(policy.calls) == 7
 
 
-@pytest.mark.parametrize(
-    "steering", [Unsteered(), FourSamples(), AFIL(), AFIL("no") if False else AFIL(alpha=2.0)]
-)
+@pytest.mark.parametrize("steering", [Unsteered(), FourSamples(), AFIL(), AFIL("no") if False else AFIL(alpha=2.0)])
 @pytest.mark.parametrize("prediction", ["flow", "epsilon"])
 def test_a_batch_with_own_generators_reproduces_single_runs(prediction, steering):
     policy, context = MixturePolicy(prediction, HEADS), context_of(3)
@@ -80,9 +78,7 @@ def test_temperature_scales_the_noise():
     warm = sample(policy, context, Many(), seeded()).samples_BNHA
     cool = sample(policy, context, Many(), seeded(), temperature=0.5).samples_BNHA
     cold = sample(policy, context, Many(), seeded(), temperature=0.0).samples_BNHA
-    assert cool.std() / warm.std() == pytest.approx(
-        0.5, rel=1e-6
-    )  # the map from noise to action is affine here
+    assert cool.std() / warm.std() == pytest.approx(0.5, rel=1e-6)  # the map from noise to action is affine here
     assert cold.std() == pytest.approx(0.0, abs=1e-12)
 
 

@@ -54,9 +54,7 @@ def test_equal_scores_keep_sample_zero():
 def test_one_sample_is_the_unsteered_policy_bit_for_bit():
     policy, context = NetworkPolicy(), context_of(2, torch.float32, 16)
     base = sample(policy, context, Unsteered(), seeded())
-    assert torch.equal(
-        sample(policy, context, BestOfN(first_action, 1), seeded()).actions_BHA, base.actions_BHA
-    )
+    assert torch.equal(sample(policy, context, BestOfN(first_action, 1), seeded()).actions_BHA, base.actions_BHA)
 
 
 def test_bad_critics_are_refused():

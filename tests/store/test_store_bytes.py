@@ -49,8 +49,7 @@ def test_video_frames_are_close_and_found_by_their_look(tmp_path, size):
     writer = store.begin("e")
     rows, columns = np.mgrid[: size[0], : size[1]]
     truth = [
-        np.stack([rows * 4 + 3 * step, columns * 3, 0 * rows + 5 * step], -1).astype(np.uint8)
-        for step in range(40)
+        np.stack([rows * 4 + 3 * step, columns * 3, 0 * rows + 5 * step], -1).astype(np.uint8) for step in range(40)
     ]
     for step, image in enumerate(truth):
         writer.look(step, dict.fromkeys(CAMERAS, image))

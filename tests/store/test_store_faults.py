@@ -37,9 +37,7 @@ def test_a_writer_killed_at_any_flush_leaves_a_whole_episode_or_none(tmp_path):
     assert len(result.leftovers) == 8
     for leftover in result.leftovers:
         files = {path.name for path in leftover.iterdir()}
-        assert "meta.json" not in files or len(files) == 7, (
-            "meta.json comes last: it says that the rest is there"
-        )
+        assert "meta.json" not in files or len(files) == 7, "meta.json comes last: it says that the rest is there"
     # Killed after the rename: whole. And the last child lived.
     assert store.ids() == [sample_id(9), sample_id(10)]
     assert repair(store).removed == result.leftovers
@@ -113,9 +111,7 @@ def test_a_full_disk_is_one_line_and_the_commit_can_be_tried_again(tmp_path, mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        StoreError, match="No space left on device; free some space and run the same"
-    ) as caught:
+    with pytest.raises(StoreError, match="No space left on device; free some space and run the same") as caught:
         writer.commit(meta_for("e"))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

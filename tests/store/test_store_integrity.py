@@ -49,9 +49,7 @@ def test_a_whole_store_is_sound(store):
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize(
-    "harm", [truncate, flip_a_bit, lambda path: path.unlink()], ids=["cut", "flip", "gone"]
-)
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, lambda path: path.unlink()], ids=["cut", "flip", "gone"])
 def test_every_kind_of_damage_is_found_and_put_into_quarantine(store, file, harm):
     harmed = store.path / sample_id(1)
     harm(harmed / file)
@@ -91,9 +89,7 @@ def test_reading_a_damaged_file_is_one_line_with_the_remedy(store):
         ("snapshots.safetensors", lambda episode: episode.snapshot(8)),
     ):
         truncate(store.path / sample_id(0) / file)
-        with pytest.raises(
-            StoreError, match=rf"{file}: is damaged .*; run 'failwise store repair {store.path}'"
-        ):
+        with pytest.raises(StoreError, match=rf"{file}: is damaged .*; run 'failwise store repair {store.path}'"):
             read(store.read(sample_id(0)))
     truncate(store.path / sample_id(1) / "meta.json")
     with pytest.raises(StoreError, match=r"meta\.json: is damaged") as caught:
@@ -185,8 +181,6 @@ def test_repair_makes_the_index_afresh(store):
     expected = store.metas()
     index = store.path / INDEX
     index.write_bytes(index.read_bytes().replace(b"reach the goal", b"what is untrue"))
-    assert (
-        EpisodeStore(store.path).metas() != expected
-    )  # a forged line with the right stamp: a cache is no record
+    assert EpisodeStore(store.path).metas() != expected  # a forged line with the right stamp: a cache is no record
     repair(store)
     assert store.metas() == EpisodeStore(store.path).metas() == expected

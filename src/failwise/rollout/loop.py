@@ -91,9 +91,7 @@ def run_episode(
             if infer:
                 chunk = agent.act(observation)
                 pending, fresh = list(chunk.actions), step
-            looked = (infer and agent.actor != "expert") or bool(
-                options.look_every and step % options.look_every == 0
-            )
+            looked = (infer and agent.actor != "expert") or bool(options.look_every and step % options.look_every == 0)
             if looked:
                 writer.look(step, observation.images)
                 looks += 1

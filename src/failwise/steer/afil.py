@@ -75,9 +75,7 @@ class AFILOptions:
 
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
-            raise SetupError(
-                f"unknown schedule {self.schedule!r}; choose one of {', '.join(get_args(Schedule))}"
-            )
+            raise SetupError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(get_args(Schedule))}")
         if self.gate not in ("none", "risk"):
             raise SetupError(f"unknown gate {self.gate!r}; choose none or risk")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
@@ -86,9 +84,7 @@ class AFILOptions:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise SetupError(f"{name} must be positive, got {getattr(self, name)}")
         if self.scale != 1.0 and self.schedule not in DIVERGENCES:
-            raise SetupError(
-                f"scale belongs to the schedules {', '.join(DIVERGENCES)}, not to {self.schedule!r}"
-            )
+            raise SetupError(f"scale belongs to the schedules {', '.join(DIVERGENCES)}, not to {self.schedule!r}")
         if self.clamp is not None and not self.clamp > 0:
             raise SetupError(f"clamp must be positive or None, got {self.clamp}")
         if self.prior is not None and not 0 < self.prior < 1:
@@ -121,9 +117,7 @@ class AFIL(Unsteered):
         SetupError: bad options, or a risk gate without a risk model.
     """
 
-    def __init__(
-        self, options: AFILOptions | None = None, *, value: RiskModel | None = None, **fields: Any
-    ) -> None:
+    def __init__(self, options: AFILOptions | None = None, *, value: RiskModel | None = None, **fields: Any) -> None:
         if options is not None and fields:
             raise SetupError(
                 f"give AFIL its options either as AFILOptions or as keywords, not both ({', '.join(fields)})"
@@ -147,9 +141,7 @@ class AFIL(Unsteered):
         self._trace: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @classmethod
-    def from_options(
-        cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None
-    ) -> Self:
+    def from_options(cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None) -> Self:
         """With ``critic.value`` of the agent's own critic as the risk model."""
         return cls._built(options, value=getattr(critic, "value", None))
 
@@ -200,9 +192,7 @@ class AFIL(Unsteered):
         if self._ratio is not None:
             ratio_BN = self._ratio.update(success_BNHA, failure_BNHA, noisy_BNHA, t) / o.posterior_temperature
             probability_BN = self._posterior(ratio_BN)
-            return o.alpha * (
-                probability_BN / (1.0 - probability_BN) if o.schedule == "dng" else probability_BN
-            )
+            return o.alpha * (probability_BN / (1.0 - probability_BN) if o.schedule == "dng" else probability_BN)
         return torch.full_like(away_BN, o.alpha)
 
     def _posterior(self, ratio_BN: torch.Tensor) -> torch.Tensor:
@@ -292,17 +282,14 @@ def measure_divergence(
         DataError: the heads agree everywhere, so there is nothing to scale by.
     """
     if schedule not in DIVERGENCES:
-        raise SetupError(
-            f"schedule {schedule!r} follows no divergence; choose one of {', '.join(DIVERGENCES)}"
-        )
+        raise SetupError(f"schedule {schedule!r} follows no divergence; choose one of {', '.join(DIVERGENCES)}")
     watch = _Watch(schedule, (success, failure), samples)
     sample(policy, context, watch, generator, steps)
     by_step = tuple(torch.stack(watch.means).tolist())
     mean = sum(by_step) / len(by_step)
     if not mean > 0:
         raise DataError(
-            f"heads {success!r} and {failure!r} agree everywhere (mean divergence 0); "
-            "train the failure head first"
+            f"heads {success!r} and {failure!r} agree everywhere (mean divergence 0); train the failure head first"
         )
     return Divergence(mean, by_step, context.batch * samples)
 

@@ -37,18 +37,14 @@ class BestOfN(Unsteered):
         self._info: list[dict[str, float]] = []
 
     @classmethod
-    def from_options(
-        cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None
-    ) -> Self:
+    def from_options(cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None) -> Self:
         """With the agent's own critic.
 
         Raises:
             SetupError: the agent has none, or an option is wrong.
         """
         if critic is None:
-            raise SetupError(
-                "best of N needs a critic, but the agent has none; train one and save it with the agent"
-            )
+            raise SetupError("best of N needs a critic, but the agent has none; train one and save it with the agent")
         return cls._built(options, critic=critic)
 
     def prepare(self, policy: GenerativePolicy, context: Context) -> None:
@@ -66,8 +62,7 @@ class BestOfN(Unsteered):
         scores_BN = self.critic(actions_BNHA, context)
         if scores_BN.shape != actions_BNHA.shape[:2]:
             raise SetupError(
-                f"the critic gave scores of shape {tuple(scores_BN.shape)}, "
-                f"expected {tuple(actions_BNHA.shape[:2])}"
+                f"the critic gave scores of shape {tuple(scores_BN.shape)}, expected {tuple(actions_BNHA.shape[:2])}"
             )
         if bool(torch.isnan(scores_BN).any()):
             raise EpisodeError("the critic gave a score that is not a number")

@@ -34,9 +34,7 @@ class Composition(Unsteered):
         if any(not math.isfinite(w) or w < 0 for w in weights.values()):
             raise SetupError(f"composition weights must not be negative, got {dict(weights)}")
         if abs(sum(weights.values()) - 1.0) > 1e-6:
-            raise SetupError(
-                f"composition weights must sum to 1, got {dict(weights)} (sum {sum(weights.values()):g})"
-            )
+            raise SetupError(f"composition weights must sum to 1, got {dict(weights)} (sum {sum(weights.values()):g})")
         self.weights = {head: w for head, w in weights.items() if w > 0}
         self.heads = tuple(self.weights)
 
@@ -94,9 +92,7 @@ class Ensemble:
 
     def encode(self, observations: Sequence[Observation]) -> EnsembleContext:
         """Every member's own backbone, once."""
-        return EnsembleContext.of(
-            {name: policy.encode(observations) for name, policy in self.members.items()}
-        )
+        return EnsembleContext.of({name: policy.encode(observations) for name, policy in self.members.items()})
 
     def predict(
         self, noisy_BNHA: torch.Tensor, t: torch.Tensor, context: Context, heads: tuple[str, ...]

@@ -84,8 +84,7 @@ def sample(
         actions_BHA = noisy_BNHA[torch.arange(context.batch, device=index_B.device), index_B]
     if not bool(torch.isfinite(actions_BHA).all()):
         raise EpisodeError(
-            f"{type(steering).__name__} sampled actions that are not finite; lower the guidance strength "
-            "or clamp it"
+            f"{type(steering).__name__} sampled actions that are not finite; lower the guidance strength or clamp it"
         )
     return Sampled(actions_BHA, index_B, steering.info(), noisy_BNHA)
 
@@ -109,14 +108,10 @@ def draw_noise(
         raise SetupError(f"at least one sample per observation is needed, got {samples}")
     generators = [generator] * B if isinstance(generator, torch.Generator) else list(generator)
     if len(generators) != B:
-        raise SetupError(
-            f"{len(generators)} generators for {B} observations; give one, or one per observation"
-        )
+        raise SetupError(f"{len(generators)} generators for {B} observations; give one, or one per observation")
     like = context.features_BD
     chunks = [
-        torch.randn((H, A), generator=g, dtype=like.dtype, device=g.device)
-        for g in generators
-        for _ in range(samples)
+        torch.randn((H, A), generator=g, dtype=like.dtype, device=g.device) for g in generators for _ in range(samples)
     ]
     return torch.stack(chunks).reshape(B, samples, H, A).to(like.device)
 

@@ -25,9 +25,7 @@ class Unsteered:
     _batch: int = 0
 
     @classmethod
-    def from_options(
-        cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None
-    ) -> Self:
+    def from_options(cls, options: Mapping[str, Any], *, policy: GenerativePolicy, critic: Any = None) -> Self:
         """The steering that an agent folder describes: its constructor's arguments as JSON.
 
         Args:

@@ -30,9 +30,7 @@ def decode_features(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def encode_snapshots(snapshots: Mapping[int, Mapping[str, NDArray[Any]]]) -> bytes:
     """Step -> named arrays as one file, with keys ``<step>/<name>``."""
-    return save(
-        {f"{step:06d}/{name}": array for step, arrays in snapshots.items() for name, array in arrays.items()}
-    )
+    return save({f"{step:06d}/{name}": array for step, arrays in snapshots.items() for name, array in arrays.items()})
 
 
 def snapshot_steps(path: Path) -> list[int]:

@@ -47,9 +47,7 @@ def contradictions(meta: EpisodeMeta, episode_id: str, recorded: Recorded) -> li
     expect(meta.n_steps == steps, f"n_steps is {meta.n_steps}, recorded were {steps}")
     expect(meta.n_frames == looks, f"n_frames is {meta.n_frames}, recorded were {looks} looks")
     if looks:
-        expect(
-            sorted(meta.cameras) == cameras, f"cameras are {sorted(meta.cameras)}, recorded were {cameras}"
-        )
+        expect(sorted(meta.cameras) == cameras, f"cameras are {sorted(meta.cameras)}, recorded were {cameras}")
     for what, at in (
         ("look", recorded.look_steps),
         ("features", recorded.feature_steps),
@@ -65,7 +63,5 @@ def contradictions(meta: EpisodeMeta, episode_id: str, recorded: Recorded) -> li
         meta.outcome is not Outcome.SUCCESS or meta.success_once,
         "the outcome is success, but the success condition never held",
     )
-    expect(
-        meta.outcome is not Outcome.ERROR or bool(meta.error), "the outcome is error, but no error is named"
-    )
+    expect(meta.outcome is not Outcome.ERROR or bool(meta.error), "the outcome is error, but no error is named")
     return found

@@ -63,9 +63,7 @@ def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
             raise StoreError(
                 f"{root / name}: a damaged episode is in the way; first run 'failwise store repair {root}'"
             ) from error
-        raise StoreError(
-            f"cannot write {root / name}: {error.strerror or error}; {_remedy(error)}"
-        ) from error
+        raise StoreError(f"cannot write {root / name}: {error.strerror or error}; {_remedy(error)}") from error
     except BaseException:
         shutil.rmtree(writing, ignore_errors=True)
         raise

@@ -99,9 +99,7 @@ class StoredEpisode:
         """
         actions = self._steps.actions
         if not 0 <= step < len(actions) or horizon < 1:
-            raise DataError(
-                f"{self.id}: no chunk of {horizon} actions from step {step}; steps: {len(actions)}"
-            )
+            raise DataError(f"{self.id}: no chunk of {horizon} actions from step {step}; steps: {len(actions)}")
         wanted = np.arange(step, step + horizon)
         return actions[np.minimum(wanted, len(actions) - 1)], wanted < len(actions)
 
@@ -153,9 +151,7 @@ class StoredEpisode:
         row_of_start = {int(start): row for row, start in enumerate(chunks.starts)}
         for step in range(len(table.rewards)):
             row = row_of_start.get(step)
-            scalars = (
-                {} if row is None else {name: float(values[row]) for name, values in chunks.info.items()}
-            )
+            scalars = {} if row is None else {name: float(values[row]) for name, values in chunks.info.items()}
             score = float(table.scores[step])
             yield StepRecord(
                 step=step,

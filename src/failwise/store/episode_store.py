@@ -26,9 +26,7 @@ class EpisodeStore:
         SetupError: the folder is missing (``create=False``), cannot be made, or is a file.
     """
 
-    def __init__(
-        self, path: str | Path, create: bool = True, frames: Literal["png", "video"] = "png"
-    ) -> None:
+    def __init__(self, path: str | Path, create: bool = True, frames: Literal["png", "video"] = "png") -> None:
         self.path = Path(path)
         self._video = frames == "video"
         if create:
@@ -52,9 +50,7 @@ class EpisodeStore:
         try:
             return sorted(entry.name for entry in self.path.iterdir() if entry.name in self)
         except OSError as error:
-            raise StoreError(
-                f"cannot list the episode store {self.path}: {error.strerror or error}"
-            ) from error
+            raise StoreError(f"cannot list the episode store {self.path}: {error.strerror or error}") from error
 
     def __contains__(self, episode_id: str) -> bool:
         return is_safe(episode_id) and (self.path / episode_id / META).is_file()
@@ -88,9 +84,7 @@ class EpisodeStore:
                 cannot be written.
         """
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise SetupError(
-                f"cannot write to the episode store {self.path}; make it writable or choose another"
-            )
+            raise SetupError(f"cannot write to the episode store {self.path}; make it writable or choose another")
         return EpisodeWriter(self.path, episode_id, video=self._video)
 
     def rebuild_index(self) -> None:

@@ -110,9 +110,7 @@ def repair(store: EpisodeStore, every_image: bool = False) -> RepairResult:
         for leftover in result.leftovers:
             shutil.rmtree(leftover)
     except OSError as error:
-        raise StoreError(
-            f"cannot repair {store.path}: {error.strerror or error} ({error.filename})"
-        ) from error
+        raise StoreError(f"cannot repair {store.path}: {error.strerror or error} ({error.filename})") from error
     store.rebuild_index()
     return RepairResult(quarantined, result.leftovers)
 
@@ -152,9 +150,7 @@ def _problems(directory: Path, every_image: bool) -> Iterator[str]:
 def _wrong_bytes(directory: Path) -> Iterator[str]:
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
-        expected = {
-            str(file): (int(about["bytes"]), str(about["sha256"])) for file, about in manifest.items()
-        }
+        expected = {str(file): (int(about["bytes"]), str(about["sha256"])) for file, about in manifest.items()}
     except FileNotFoundError:
         yield f"{MANIFEST} is missing"
         return

@@ -126,18 +126,14 @@ class EpisodeWriter:
         sizes: dict[str, tuple[int, int]] = {}
         for camera in cameras:
             if not is_safe(camera):
-                raise EpisodeError(
-                    f"{where}: camera name {camera!r} may hold only letters, digits, '.', '_' and '-'"
-                )
+                raise EpisodeError(f"{where}: camera name {camera!r} may hold only letters, digits, '.', '_' and '-'")
             image = np.asarray(images[camera])
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise EpisodeError(
                     f"{where}: camera {camera!r} gave {image.dtype} {image.shape}, expected uint8 (h, w, 3)"
                 )
             sizes[camera] = (image.shape[0], image.shape[1])
-            _require_same(
-                f"{where}: camera {camera!r} has size", sizes[camera], self._sizes.get(camera, sizes[camera])
-            )
+            _require_same(f"{where}: camera {camera!r} has size", sizes[camera], self._sizes.get(camera, sizes[camera]))
             pngs[camera] = encode_png(image)
         self._sizes = sizes
         self._look_steps.append(int(step))
@@ -168,15 +164,11 @@ class EpisodeWriter:
         self._require_open()
         where = f"{self.id} step {step}"
         if step in self._snapshots or step < 0 or not arrays:
-            raise EpisodeError(
-                f"{where}: a snapshot needs a step of 0 or more, once each, and at least one array"
-            )
+            raise EpisodeError(f"{where}: a snapshot needs a step of 0 or more, once each, and at least one array")
         copies = {name: np.array(array, order="C", copy=True) for name, array in arrays.items()}
         for name, array in copies.items():
             if array.dtype.kind not in "fiub":
-                raise EpisodeError(
-                    f"{where}: snapshot {name!r} is of dtype {array.dtype}, expected numbers or bools"
-                )
+                raise EpisodeError(f"{where}: snapshot {name!r} is of dtype {array.dtype}, expected numbers or bools")
         self._snapshots[int(step)] = copies
 
     def commit(self, meta: EpisodeMeta) -> Path:
@@ -252,9 +244,7 @@ class EpisodeWriter:
 
     def _require_open(self) -> None:
         if self._done:
-            raise StoreError(
-                f"{self.id}: this writer has committed or abandoned its episode; begin a new one"
-            )
+            raise StoreError(f"{self.id}: this writer has committed or abandoned its episode; begin a new one")
 
 
 def _json(value: Any) -> bytes:
