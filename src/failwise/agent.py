@@ -11,8 +11,10 @@ An agent folder holds ``agent.json``::
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +232,24 @@ def _build_steering(about: Mapping[str, Any], folder: Path, policy: Any) -> Any:
     return built[0] if len(built) == 1 else Chain(built)
 
 
+@cache
+def _git_revision() -> str:
+    """The commit that this package is run from, with "+" where files differ from it; "" outside a checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)
+        if tracked.returncode:
+            return ""  # installed into somebody else's checkout
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "."], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if changed.stdout.strip() else "")
+
+
 def _provenance(text: str, folder: Path) -> Provenance:
     import platform
     from importlib.metadata import PackageNotFoundError, version
@@ -247,6 +267,7 @@ def _provenance(text: str, folder: Path) -> Provenance:
         agent=text,
         checkpoint_sha256=weights_sha256(folder),
         failwise=__version__,
+        git_revision=_git_revision(),
         python=platform.python_version(),
         torch=installed("torch"),
         simulator=f"mujoco {installed('mujoco')}, metaworld {installed('metaworld')}".strip(),
