@@ -205,7 +205,7 @@ def _read_agent_json(folder: Path) -> dict[str, Any]:
     path = folder / "agent.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT or "policy" not in about:
         raise CheckpointError(f"{path} is not an agent description of format {FORMAT!r}")

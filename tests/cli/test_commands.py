@@ -123,7 +123,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(workers: str, tmp_path:
         env=ENVIRONMENT,
     ) as process:
         deadline = time.monotonic() + 90
-        while not list(tmp_path.glob("runs/a/*/meta.json")) and process.poll() is None:
+        while not list(tmp_path.glob("runs/a/[!.]*/meta.json")) and process.poll() is None:
             assert time.monotonic() < deadline, "no episode was ever recorded"
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)

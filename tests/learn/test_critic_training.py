@@ -155,7 +155,6 @@ def test_one_outcome_alone_is_refused(outcome):
         fit_critic(small_policy(), data, OPTIONS, quiet=True)
 
 
-@pytest.mark.xfail(strict=True, reason="a single member has no fold left to learn from: every weight becomes NaN")
 def test_a_single_member_is_refused():
     with pytest.raises(SetupError):
         fit_critic(small_policy(), made_up(EPISODES), replace(OPTIONS, config=replace(SMALL, members=1)), quiet=True)

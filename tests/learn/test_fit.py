@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from chunk_data import made_up, same_weights, small_policy
-from safetensors import SafetensorError
 
 from failwise.errors import CheckpointError, DataError
 from failwise.learn import fit as module
@@ -45,7 +44,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(monkeypatch, tmp_pat
         resume = module._resume
         patch.setattr(module, "_resume", lambda *a: starts.append(resume(*a)) or starts[-1])
         parts = fit(policy, [Source(DATA)], OPTIONS, scratch=tmp_path, quiet=True)
-    assert starts == [{5: 0, 8: 5, 14: 10}[at]]
+    assert [step for step, _ in starts] == [{5: 0, 8: 5, 14: 10}[at]]
     assert same_weights(parts.network, whole.network)
     assert not same_weights(parts.network, policy.network)
 
@@ -149,7 +148,6 @@ def test_data_that_does_not_fit_is_refused():
         fit(policy, [Source(replace(DATA, states=DATA.states[:, 1:]))], OPTIONS, quiet=True)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="only state and action dims are compared with the policy")
 def test_data_without_a_camera_is_refused():
     with pytest.raises(DataError, match="robot"):
         fit(small_policy(), [Source(replace(DATA, images={"top": DATA.images["top"]}))], OPTIONS, quiet=True)
@@ -163,7 +161,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(value):
         fit(small_policy(), [Source(replace(DATA, actions=actions))], OPTIONS, quiet=True)
 
 
-@pytest.mark.xfail(strict=True, raises=(SafetensorError, RuntimeError), reason="a resumable checkpoint is not checked")
 @pytest.mark.parametrize("damage", ["cut off", "another architecture"])
 def test_a_resumable_checkpoint_that_does_not_fit_is_refused(tmp_path, damage):
     short = replace(OPTIONS, steps=2, save_every=2)
@@ -175,14 +172,12 @@ def test_a_resumable_checkpoint_that_does_not_fit_is_refused(tmp_path, damage):
         fit(small_policy(), [Source(DATA)], short, scratch=tmp_path, quiet=True)
 
 
-@pytest.mark.xfail(strict=True, reason="the smoothed loss is not part of the resumable checkpoint")
 def test_a_resumed_run_has_the_same_notes(tmp_path):
     short = replace(OPTIONS, steps=2, save_every=2)
     first = fit(small_policy(), [Source(DATA)], short, scratch=tmp_path, quiet=True)
     assert fit(small_policy(), [Source(DATA)], short, scratch=tmp_path, quiet=True).notes == first.notes
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="the first source's share of the batch becomes negative")
 def test_a_batch_smaller_than_the_number_of_sources():
     with suppress(DataError):  # to refuse it would do as well
         fit(small_policy(), [Source(DATA)] * 3, replace(OPTIONS, batch=1, steps=1), quiet=True)

@@ -185,7 +185,6 @@ def test_a_policy_that_needs_another_camera_stops_the_run(tmp_path):
     assert len(EpisodeStore(tmp_path / "out")) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="agents are kept by their path, whatever has been written there since")
 def test_a_checkpoint_that_was_replaced_is_read_again(tmp_path):
     options = RolloutOptions(env_options={"step_limit": 4})
     for seed, arm in enumerate(("old", "new")):

@@ -1,9 +1,10 @@
 """AFIL's training: one backbone, a success head, a failure head, and the head of the control experiment.
 
 Source of the method: Adaptive Failure-Informed Learning (arXiv 2605.08434). ``L = L_s + eta L_f``, with the gradient of
-``L_f`` stopped at the backbone. Because of that stop, backbone and success head here are exactly what self-imitation on
-the same data gives (control C2); what guidance adds can be seen against it with nothing else changed. The third head,
-trained on the policy's own successes, is control C1: negative guidance without any failure information.
+``L_f`` stopped at the backbone. Because of that stop, backbone and success head here are what self-imitation on the
+same data gives (control C2), up to one thing: the norm to which gradients are clipped counts all heads. What guidance
+adds can be seen against them with nothing else changed. The third head, trained on the policy's own successes, is
+control C1: negative guidance without any failure information.
 """
 
 from __future__ import annotations

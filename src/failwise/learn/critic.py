@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from failwise.errors import DataError
+from failwise.errors import DataError, SetupError
 from failwise.learn.data import ChunkData, balanced_weights
 from failwise.learn.fit import fast_bfloat16
 from failwise.learn.progress import TrainingProgress
@@ -115,8 +115,11 @@ def fit_critic(
 
     Raises:
         DataError: only successes, or only failures.
+        SetupError: fewer than two members.
     """
     options = options or CriticOptions()
+    if options.config.members < 2:
+        raise SetupError(f"cross-fitting needs at least 2 members, not {options.config.members}")
     y = data.success.astype(np.float32)
     if y.min() == y.max():
         kind = "failures" if y.max() == 0 else "successes"

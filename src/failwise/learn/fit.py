@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from failwise.errors import DataError
+from failwise.errors import CheckpointError, DataError
 from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
 from failwise.learn.objective import noised
 from failwise.learn.progress import TrainingProgress
@@ -113,8 +114,7 @@ def fit(
     weights: list[Tensor] = [p.detach() for p in parameters]
     average = [w.clone() for w in weights]
     samplers = _prepare(policy, sources, options)
-    start = _resume(scratch, network, optimiser, average) if scratch else 0
-    smooth = float("nan")
+    start, smooth = _resume(scratch, network, optimiser, average) if scratch else (0, float("nan"))
     with TrainingProgress(options.steps, start, title, quiet) as progress:
         for step in range(start, options.steps):
             for group in optimiser.param_groups:
@@ -132,7 +132,7 @@ def fit(
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             progress.update(step + 1, smooth)
             if scratch and options.save_every and (step + 1) % options.save_every == 0:
-                _save(scratch, network, optimiser, average, step + 1)
+                _save(scratch, network, optimiser, average, step + 1, smooth)
     with torch.no_grad():
         for p, mean in zip(parameters, average, strict=True):
             p.copy_(mean)
@@ -181,6 +181,8 @@ def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], option
 def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions) -> list[_Sampler]:
     if not sources:
         raise DataError("nothing to train on: no sources")
+    if len(sources) > options.batch:
+        raise DataError(f"a batch of {options.batch} cannot hold {len(sources)} sources; ask for a larger batch")
     shares = np.array([s.share for s in sources]) / sum(s.share for s in sources)
     sizes = np.maximum(1, np.round(shares * options.batch)).astype(int)
     sizes[0] += options.batch - sizes.sum()
@@ -197,6 +199,9 @@ def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions)
                 f"the data has {data.states.shape[1]} state and {data.actions.shape[2]} action dims, "
                 f"the policy takes {policy.config.state_dim} and {policy.config.action_dim}"
             )
+        for camera, (h, w) in policy.config.cameras.items():
+            if camera not in data.images or data.images[camera].shape[1:3] != (h, w):
+                raise DataError(f"the data has no camera {camera!r} of {h}x{w} pixels, which the policy sees")
         weights = balanced_weights(data) if source.weights is None else source.weights
         text, text_mask = policy.text.batch(data.sentences)
         same_head = sum(s.share for s in sources if s.head == source.head)
@@ -229,32 +234,43 @@ def fast_bfloat16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], step: int) -> None:
+def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], step: int, smooth: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average.{i:04d}": v for i, v in enumerate(average)}
     for i, state in enumerate(optimiser.state.values()):
         tensors |= {f"optimiser.{i:04d}.{k}": v for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "training.tmp", {"step": json.dumps(step)})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        folder / "training.tmp",
+        {"step": json.dumps(step), "loss": json.dumps(smooth)},
+    )
     (folder / "training.tmp").rename(folder / "training.safetensors")
 
 
-def _resume(folder: Path, network: Any, optimiser: Any, average: list[Tensor]) -> int:
-    """Load the last resumable checkpoint; 0 when there is none."""
+def _resume(folder: Path, network: Any, optimiser: Any, average: list[Tensor]) -> tuple[int, float]:
+    """Load the last resumable checkpoint: its step and smoothed loss; (0, NaN) when there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or of another architecture.
+    """
     path = folder / "training.safetensors"
     if not path.is_file():
-        return 0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        step = int(json.loads(file.metadata()["step"]))
-    tensors = load_file(path)
-    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-    for i, mean in enumerate(average):
-        mean.copy_(tensors[f"average.{i:04d}"])
-    for group in optimiser.param_groups:
-        for i, parameter in enumerate(group["params"]):
-            optimiser.state[parameter] = {
-                k: tensors[f"optimiser.{i:04d}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")
-            }
-    return step
+        return 0, float("nan")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        step, smooth = int(json.loads(about["step"])), float(json.loads(about["loss"]))
+        tensors = load_file(path)
+        network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+        for i, mean in enumerate(average):
+            mean.copy_(tensors[f"average.{i:04d}"])
+        for group in optimiser.param_groups:
+            for i, parameter in enumerate(group["params"]):
+                optimiser.state[parameter] = {
+                    k: tensors[f"optimiser.{i:04d}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")
+                }
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not fit this training ({reason}); remove it to start anew") from error
+    return step, smooth

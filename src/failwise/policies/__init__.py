@@ -49,6 +49,6 @@ def load_policy(path: str | Path) -> Any:
     try:
         about = json.loads(config.read_text(encoding="utf-8"))
         kind = about["kind"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{config} does not name a policy kind ({error})") from error
     return registry.load("policy", kind).load(folder)

@@ -133,14 +133,15 @@ class Critic:
         Raises:
             CheckpointError: files missing, damaged, or of another architecture.
         """
+        for name in ("critic.json", "critic.safetensors"):
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder} is not a critic folder: {name} is missing")
         try:
             about = json.loads((folder / "critic.json").read_text(encoding="utf-8"))
             config = CriticConfig(**about["config"])
             network = CriticNetwork(config)
             network.load_state_dict(load_file(folder / "critic.safetensors"))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{folder} is not a critic folder: {Path(error.filename).name} is missing") from error
-        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{folder} is damaged or of another architecture ({reason})") from error
         return cls(config, network, about.get("notes", {}))

@@ -55,12 +55,18 @@ def environment(env_id: str, **options: Any) -> Environment:
     return env
 
 
+def _stamp(agent: str) -> int:
+    """When the newest file of an agent's folder was written: a folder that was trained into again is read again."""
+    folder = Path(agent)
+    return max((p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()), default=0) if folder.is_dir() else 0
+
+
 def run_item(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMeta:
     """Run one item in this process and commit it to the store at ``out``."""
     from failwise.agent import load_agent
 
     env = environment(item.env_id, **options.env_options)
-    agent = _agents.get(item.agent, lambda: load_agent(item.agent))
+    agent = _agents.get(f"{item.agent} {_stamp(item.agent)}", lambda: load_agent(item.agent))
     store = EpisodeStore(out)
     with store.begin(item.episode_id) as writer:
         meta = run_episode(env, agent, item, writer, options)

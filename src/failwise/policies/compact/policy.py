@@ -198,7 +198,8 @@ class CompactVLA:
         (folder / "text.tmp").rename(folder / "text.safetensors")
         config = {**self.config.to_json()}
         about = {"config": config, "sentences": list(states), "notes": self.notes, "kind": "compact"}
-        (folder / "config.tmp").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        # Not sorted: the order of the cameras is the order of their tokens.
+        (folder / "config.tmp").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (folder / "config.tmp").rename(folder / "config.json")
 
     @classmethod
@@ -208,14 +209,16 @@ class CompactVLA:
         Raises:
             CheckpointError: files missing, damaged, or of another architecture than config.json says.
         """
+        for name in ("config.json", "model.safetensors", "text.safetensors"):
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder} is not a policy folder: {name} is missing")
         try:
             about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             config = CompactConfig.from_json(about["config"], str(folder / "config.json"))
             tensors = load_file(folder / "model.safetensors")
             states = load_file(folder / "text.safetensors")
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{folder} is not a policy folder: {Path(error.filename).name} is missing") from error
-        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+            sentences = dict(zip(about["sentences"], states.values(), strict=True))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder} is damaged ({error}); train or copy it again") from error
         normaliser = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("normaliser.")}
         network = CompactNetwork(config)
@@ -228,7 +231,7 @@ class CompactVLA:
             )
         network.load_state_dict(tensors)
         text = TextCache(config.text_tokens)
-        text.load_state_dict(dict(zip(about["sentences"], states.values(), strict=True)))
+        text.load_state_dict(sentences)
         return cls(config, Normaliser(**normaliser), network, text, about.get("notes", {}))
 
 
