@@ -14,6 +14,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -54,12 +56,16 @@ class Recipe:
     improve: ImproveOptions = field(
         default_factory=lambda: ImproveOptions(
             episodes=120,
+            rounds=3,
             recoveries="expert",
+            samples=(16,),
+            guidance=(1.0,),
+            extra="one_round",
             side_seeds=34,
             demos_per_task=39,
             heads=AFILTraining(fit=FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=100)),
             critic=CriticOptions(steps=900),
-            threads=1,
+            threads=2,
         )
     )
     """Collecting, learning, choosing, proving."""
@@ -72,57 +78,54 @@ def env_ids(tasks: tuple[str, ...]) -> list[str]:
 
 def main(recipe: Recipe) -> None:
     """Run the stages in order; each skips what is on disk."""
-    minutes: dict[str, float] = {}
+    minutes = Minutes(recipe.out / "minutes.json")
     demos, base = recipe.out / "demos", recipe.base or recipe.out / "base"
     run, unseen = recipe.out / "improve", recipe.out / "unseen"
     if recipe.stage != "report":
         with_demos(demos, recipe, minutes)
         if not (base / "config.json").is_file():
-            with Clock(minutes, "base"):
+            with minutes.of("base"):
                 train_bc(demos, base, BCOptions(fit=recipe.bc, per_task=recipe.demos_per_task))
         if recipe.stage == "base":
             return
         options = replace(recipe.improve, demos=demos)
-        with Clock(minutes, "improve"):
+        with minutes.of(f"improve, {recipe.improve.rounds} rounds"):
             improve(env_ids(TASKS), base, run, options)
         if recipe.stage == "improve":
             return
-        with Clock(minutes, "unseen"):
-            arms = {"base": str(base), "improved-1": str(run / "round1" / "agent")}
+        with minutes.of("unseen"):
+            arms = {"base": str(base), f"improved-{options.rounds}": str(run / "agent")}
             seeds = list(TEST.claim(options.test_seeds))
             evaluate(env_ids(UNSEEN_BY_SELECTION), arms, seeds, unseen / "proof", workers=options.workers)
-        note_minutes(recipe.out, minutes)
     write_results(recipe, run, unseen, base)
 
 
-def with_demos(demos: Path, recipe: Recipe, minutes: dict[str, float]) -> None:
+def with_demos(demos: Path, recipe: Recipe, minutes: Minutes) -> None:
     """Mixed-quality demonstrations of all tasks: noise, offsets, detours; failed ones are kept but not imitated."""
     seeds = DEMOS.claim(recipe.demo_seeds)
     items = [RolloutItem(e, s, s, "demos", "expert:mixed") for e in env_ids(TASKS + UNSEEN_BY_SELECTION) for s in seeds]
     options = RolloutOptions(look_every=2, wording="training")
-    with Clock(minutes, "demonstrations"):
+    with minutes.of("demonstrations"):
         collect(items, demos, workers=recipe.improve.workers, options=options, title="demonstrations")
 
 
-class Clock:
-    """Adds a stage's minutes to a table, if it did anything to speak of."""
+class Minutes:
+    """Minutes of each stage, added up over calls in a file, so that a resumed run counts every part once."""
 
-    def __init__(self, minutes: dict[str, float], stage: str) -> None:
-        self.minutes, self.stage = minutes, stage
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def __enter__(self) -> None:
-        self.start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.minutes[self.stage] = round((time.monotonic() - self.start) / 60, 1)
-
-
-def note_minutes(out: Path, minutes: dict[str, float]) -> None:
-    """Add this call's minutes to those of earlier calls: a resumed run counts every part once."""
-    path = out / "minutes.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    total = {k: round(before.get(k, 0.0) + v, 1) for k, v in minutes.items()}
-    path.write_text(json.dumps(total, indent=1) + "\n", encoding="utf-8")
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Time a stage, also one that is stopped."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            total = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+            total[stage] = round(total.get(stage, 0.0) + (time.monotonic() - start) / 60, 1)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(total, indent=1) + "\n", encoding="utf-8")
 
 
 def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:

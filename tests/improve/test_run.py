@@ -70,14 +70,14 @@ def test_every_stage_leaves_its_result(run):
         "episodes",
     ):
         assert (run / "round1" / part).exists() and (run / "round2" / part).exists()
-    assert (run / "extra" / "config.json").is_file()
+    assert (run / "extra-2" / "config.json").is_file()
     assert (run / "proof" / "report.html").is_file()
 
 
 def test_all_arms_ran_on_the_same_seeds(run):
     comparison = json.loads((run / "proof" / "comparison.json").read_text())
     arms = {a["arm"] for a in comparison["arms"]}
-    assert {"base", "extra", "c1", "improved-1", "improved-2"} <= arms
+    assert {"base", "extra-2", "c1", "improved-1", "improved-2"} <= arms
     seeds: dict[str, set[int]] = {}
     for meta in EpisodeStore(run / "proof" / "episodes").metas():
         seeds.setdefault(meta.arm, set()).add(meta.env_seed)
@@ -143,7 +143,7 @@ def test_a_fixed_candidate_skips_validation(base, tmp_path):
 
 
 def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path):
-    run = improve([ENV], base, tmp_path / "run", replace(OPTIONS, demos=demos, recoveries="expert", extra=False))
+    run = improve([ENV], base, tmp_path / "run", replace(OPTIONS, demos=demos, recoveries="expert", extra="none"))
     choice = json.loads((run / "round1" / "choice.json").read_text())
     verified = [m for m in EpisodeStore(run / "round1" / "recoveries").metas() if m.outcome == "success"]
     assert choice["collected"]["verified_recoveries"] == len(verified) > 0

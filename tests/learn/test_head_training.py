@@ -36,8 +36,7 @@ def slow_failures(data, judge, options):
     """Sample by sample, from the definition."""
     chosen = [False] * len(data)
     for task in {m.env_id for m in data.episodes}:
-        lengths = [data.episodes[e].n_steps for e in data.episode if data.episodes[e].env_id == task
-                   and data.episodes[e].outcome == "success"]  # fmt: skip
+        lengths = [m.n_steps for m in data.episodes if m.env_id == task and m.outcome == "success"]
         limit = options.truncate * float(np.median(lengths)) if lengths else float("inf")
         rows = [
             m for m in range(len(data))
@@ -73,9 +72,6 @@ def test_every_task_gives_its_share_of_failures():
         assert chosen[failed].mean() == pytest.approx(0.3, abs=0.04)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the median runs over samples, so a long success counts once for each of its looks"
-)
 def test_the_median_length_counts_each_success_once():
     data = made_up(
         [

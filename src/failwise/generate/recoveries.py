@@ -34,6 +34,7 @@ class RecoveryItem:
         takeover: steps of the failed episode to replay first.
         limit: steps that the expert gets.
         look_every: record a picture every so many of the expert's steps.
+        attempt: number among the recoveries from this episode.
     """
 
     source: str
@@ -43,11 +44,17 @@ class RecoveryItem:
     takeover: int
     limit: int = 150
     look_every: int = 2
+    attempt: int = 1
+
+    @property
+    def arm(self) -> str:
+        """The recovery's arm in its store: attempts at one episode are told apart by it."""
+        return f"recovery-{self.attempt}"
 
     @property
     def episode_id(self) -> str:
         """The recovery's name in its store."""
-        return episode_id(self.env_id, "recovery", self.env_seed)
+        return episode_id(self.env_id, self.arm, self.env_seed)
 
 
 def recover(
@@ -122,7 +129,7 @@ def run_recovery(item: RecoveryItem, out: str) -> EpisodeMeta:
             env_id=item.env_id,
             task=spec.task,
             instruction=failed.meta.instruction,
-            arm="recovery",
+            arm=item.arm,
             env_seed=item.env_seed,
             policy_seed=failed.meta.policy_seed,
             outcome=outcome,

@@ -22,7 +22,7 @@ OPTIONS = ImproveOptions(
     guidance=(1.0,),
     heads=AFILTraining(fit=FitOptions(steps=250, batch=24, copies=4, learning_rate=1e-4, warmup=50)),
     critic=CriticOptions(steps=500, batch=64),
-    extra=False,
+    extra="none",
     proof="short",
     recoveries="expert",
 )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from failwise.errors import CheckpointError, DataError
 from failwise.improve.options import ImproveOptions
@@ -45,14 +45,14 @@ class RoundData:
     @cached_property
     def own(self) -> ChunkData:
         """Samples of all own episodes."""
-        from failwise.learn.data import load_chunks
+        from failwise.learn.data import has_verdict, load_chunks
 
-        return load_chunks(list(self.stores), self.policy.spec.horizon, cameras=self.policy.spec.cameras)
+        return load_chunks(list(self.stores), self.policy.spec.horizon, has_verdict, cameras=self.policy.spec.cameras)
 
     @cached_property
     def demos(self) -> ChunkData | None:
-        """Samples of the demonstrations of the same tasks, if there are any."""
-        return load_demos(self.options, self.policy, {m.env_id for m in self.own.episodes})
+        """Samples of the demonstrations, if there are any."""
+        return load_demos(self.options, self.policy)
 
     @cached_property
     def judged(self) -> Judged:
@@ -78,21 +78,11 @@ def fit_with_recoveries(data: RoundData) -> int:
     from failwise.learn.data import load_chunks
 
     folder, options = data.folder, data.options
-    onsets_file = folder / "onsets.json"
-    if not onsets_file.is_file():
-        onsets_file.write_text(json.dumps(_onsets(data), indent=1) + "\n", encoding="utf-8")
-    onsets: dict[str, dict[str, int | str]] = json.loads(onsets_file.read_text(encoding="utf-8"))
-    items = [
-        RecoveryItem(
-            source=str(data.stores[-1]),
-            failed=name,
-            env_id=str(one["env_id"]),
-            env_seed=int(one["env_seed"]),
-            takeover=int(one["step"]),
-            limit=options.recovery_steps,
-        )
-        for name, one in sorted(onsets.items())
-    ]
+    takeovers_file = folder / "takeovers.json"
+    if not takeovers_file.is_file():
+        takeovers_file.write_text(json.dumps(_takeovers(data), indent=1) + "\n", encoding="utf-8")
+    takeovers: list[dict[str, Any]] = json.loads(takeovers_file.read_text(encoding="utf-8"))
+    items = [RecoveryItem(source=str(data.stores[-1]), limit=options.recovery_steps, **one) for one in takeovers]
     metas = recover(items, folder / "recoveries", workers=options.workers)
     verified = sum(m.outcome == Outcome.SUCCESS for m in metas)
     if not verified:
@@ -131,11 +121,11 @@ def _fit(data: RoundData, network: Path, critic: Path, recoveries: ChunkData | N
     return divergence
 
 
-def _onsets(data: RoundData) -> dict[str, dict[str, int | str]]:
-    """Failed episode of this round -> environment, seed and step of the takeover.
+def _takeovers(data: RoundData) -> list[dict[str, Any]]:
+    """Where the expert takes over in each failed episode of this round, as the fields of a ``RecoveryItem``.
 
-    Most takeovers are where the value fell most; every third is at a random later step, so that the policy also learns
-    the way out of states in which it is stuck for long.
+    The first takeover is where the value fell most. The others are at random steps: earlier ones show the way on a
+    layout that the policy fails on, later ones the way out of states in which it is stuck for long.
     """
     import numpy as np
 
@@ -144,13 +134,13 @@ def _onsets(data: RoundData) -> dict[str, dict[str, int | str]]:
 
     onsets = failure_onsets(data.own, data.judged)
     random = np.random.default_rng(data.options.heads.fit.seed)
-    out: dict[str, dict[str, int | str]] = {}
-    for meta in EpisodeStore(data.stores[-1], create=False).metas():
+    out: list[dict[str, Any]] = []
+    for meta in sorted(EpisodeStore(data.stores[-1], create=False).metas(), key=lambda m: m.episode_id):
         if meta.episode_id in onsets:
-            step = onsets[meta.episode_id]
-            if random.random() < 1 / 3 and step < meta.n_steps - 1:
-                step = int(random.integers(step, meta.n_steps))
-            out[meta.episode_id] = {"env_id": meta.env_id, "env_seed": meta.env_seed, "step": step}
+            others = random.choice(meta.n_steps, min(meta.n_steps, data.options.recoveries_per_failure - 1), False)
+            for attempt, step in enumerate([onsets[meta.episode_id], *map(int, others)], start=1):
+                one = {"failed": meta.episode_id, "env_id": meta.env_id, "env_seed": meta.env_seed}
+                out.append({**one, "takeover": step, "attempt": attempt})
     return out
 
 
@@ -172,8 +162,11 @@ def _measure(policy: CompactVLA, own: ChunkData) -> float:
     return float(measure_divergence(generative, generative.encode(observations), generator).mean)
 
 
-def load_demos(options: ImproveOptions, policy: CompactVLA, env_ids: set[str]) -> ChunkData | None:
-    """Samples of the demonstrations of these tasks, or None where there are no demonstrations."""
+def load_demos(options: ImproveOptions, policy: CompactVLA) -> ChunkData | None:
+    """Samples of the demonstrations, or None where there are none.
+
+    All tasks are taken, not only those to improve: what is not rehearsed is forgotten.
+    """
     if options.demos is None:
         return None
     from failwise.learn.bc import choose_demonstrations
@@ -181,26 +174,23 @@ def load_demos(options: ImproveOptions, policy: CompactVLA, env_ids: set[str]) -
 
     chosen = choose_demonstrations(options.demos, options.demos_per_task)
     return load_chunks(
-        options.demos,
-        policy.spec.horizon,
-        lambda m: m.episode_id in chosen and m.env_id in env_ids,
-        cameras=policy.spec.cameras,
+        options.demos, policy.spec.horizon, lambda m: m.episode_id in chosen, cameras=policy.spec.cameras
     )
 
 
-def train_extra(base: Path, out: Path, options: ImproveOptions, env_ids: Sequence[str]) -> Path:
-    """Control: the base, trained on its demonstrations for as many steps as all rounds together took."""
+def train_extra(base: Path, out: Path, options: ImproveOptions) -> Path:
+    """Control: the base, trained on its demonstrations for as many further steps as ``options.extra_rounds`` took."""
     from dataclasses import replace
 
     from failwise.learn.fit import Source, fit
 
-    folder = out / "extra"
+    folder = out / f"extra-{options.extra_rounds}"
     if (folder / "config.json").is_file():
         return folder
     policy = load_compact(base)
-    demos = load_demos(options, policy, set(env_ids))
+    demos = load_demos(options, policy)
     assert demos is not None, "the caller has checked that there are demonstrations"
-    schedule = replace(options.heads.fit, steps=options.heads.fit.steps * options.rounds)
+    schedule = replace(options.heads.fit, steps=options.heads.fit.steps * options.extra_rounds)
     trained = fit(policy, [Source(demos)], schedule, title="control: extra training", scratch=folder / "training")
     shutil.rmtree(folder / "training", ignore_errors=True)
     trained.save(folder)

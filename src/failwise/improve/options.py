@@ -28,6 +28,8 @@ class ImproveOptions:
     succeeded. Only where there is an expert; everything else needs no one but the policy."""
     recovery_steps: int = 150
     """Steps that the expert gets for a recovery."""
+    recoveries_per_failure: int = 2
+    """Takeovers tried for each failure: one where the value fell most, the others at random steps of the episode."""
     look_every: int = 4
     """While collecting, also record a picture every so many steps: more samples for the same episodes."""
     validation_seeds: tuple[int, ...] = (5, 10, 15)
@@ -48,15 +50,23 @@ class ImproveOptions:
     """Training of the success, failure and control heads."""
     critic: CriticOptions = field(default_factory=CriticOptions)
     """Training of value model and critic."""
-    extra: bool = True
-    """Also train the control with equal extra training on the demonstrations (needs ``demos``)."""
+    extra: Literal["none", "one_round", "all_rounds"] = "all_rounds"
+    """Also train the control on the demonstrations alone, for as many further steps as one round or all rounds took
+    (needs ``demos``)."""
     workers: int = 2
     """Processes that run episodes."""
     threads: int = 2
     """Threads that train."""
 
+    @property
+    def extra_rounds(self) -> int:
+        """Rounds whose steps the control with extra training gets; 0 where it is not trained."""
+        if self.demos is None or self.extra == "none":
+            return 0
+        return self.rounds if self.extra == "all_rounds" else 1
+
     def __post_init__(self) -> None:
-        for name in ("episodes", "rounds", "test_seeds", "workers", "threads"):
+        for name in ("episodes", "rounds", "test_seeds", "workers", "threads", "recoveries_per_failure"):
             if getattr(self, name) < 1:
                 raise SetupError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if not self.validation_seeds or min(self.validation_seeds) < 1:

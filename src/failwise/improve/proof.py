@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from failwise.evaluate.records import Comparison
     from failwise.report import Section
 
-CONTROLS = ("extra", "c2", "c1")
 SIDE = ("c1", "fixed", "adaptive")
 MEANING = {
     "base": "the policy as it was given",
-    "extra": "control: the base after as many further training steps on its demonstrations",
+    "extra-N": "control: the base after as many further training steps on its demonstrations as N rounds took",
     "c2": "control: imitation of the policy's own successes, no failure used",
     "c1": "control: negative guidance by a head trained on successes, no failure used",
     "fixed": "AFIL with a constant strength",
@@ -73,14 +72,20 @@ def against_controls(folder: Path) -> dict[str, Comparison]:
     from failwise.store import EpisodeStore
 
     metas = EpisodeStore(folder / "episodes", create=False).metas()
-    present = {m.arm for m in metas}
+    present = sorted({m.arm for m in metas} - {"base"})
+    controls = [arm for arm in present if arm in ("c1", "c2") or arm.startswith("extra-")]
     out: dict[str, Comparison] = {}
-    for control in CONTROLS:
-        others = sorted(present - {"base", *CONTROLS})
-        if control in present and others:
+    for control in controls:
+        if others := [arm for arm in present if arm not in controls and _fair(arm, control)]:
             out[control] = compare(metas, control, arms=others)
             (folder / f"against_{control}.json").write_text(out[control].to_json(), encoding="utf-8")
     return out
+
+
+def _fair(arm: str, control: str) -> bool:
+    """Whether the arm trained no longer than the control: one that ran fewer rounds says nothing of later ones."""
+    rounds = {name: int(name.rpartition("-")[2]) for name in (arm, control) if name.startswith(("improved-", "extra-"))}
+    return rounds.get(arm, 1) <= rounds.get(control, 1)
 
 
 def _controls_section(sentences: Sequence[str]) -> Section:

@@ -7,12 +7,12 @@ Every stage leaves its result on disk and is skipped when that is there: the sam
       round1/network       success, failure and control heads
       round1/critic        value model and critic
       round1/recoveries    own failures that the expert recovered from, where that is asked for
-      round1/recovery_*    network and critic that also learned from those
+      round1/recovery_*    network and critic that also learned from those (later rounds: only the kind that was chosen)
       round1/candidates    one small agent folder each
       round1/validation    episodes of successive halving     (seeds: validation)
       round1/choice.json   standings, divergence, held-out AUC
       round1/agent         the chosen agent, complete in itself
-      extra                control: equal extra training on the demonstrations
+      extra-N              control: N rounds' training steps on the demonstrations alone
       agent                the last round's chosen agent
       proof                episodes of all arms, comparison   (seeds: test)
       proof/report.html
@@ -23,9 +23,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
 from failwise.improve.candidates import Candidate, ladder, proof_arms, recovery_ladder
@@ -57,16 +57,16 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
     arms: dict[str, Path] = {"base": policy}
     for number in range(1, options.rounds + 1):
         agent = run_round(number, env_ids, policy, agent, out, options)
-        chosen = json.loads((out / f"round{number}" / "choice.json").read_text(encoding="utf-8"))
         if number == 1:
+            chosen = _choice(out / "round1")
             # An arm that is the chosen agent by another name would only repeat its episodes.
             families = {arm: name for arm, name in chosen["proof_arms"].items() if name != chosen["chosen"]}
             if options.proof == "short":
                 families = {arm: name for arm, name in families.items() if arm == "c2"}
             arms |= {arm: out / "round1" / "candidates" / name for arm, name in families.items()}
         arms[f"improved-{number}"] = agent
-    if options.extra and options.demos is not None:
-        arms["extra"] = train_extra(policy, out, options, env_ids)
+    if options.extra_rounds:
+        arms[f"extra-{options.extra_rounds}"] = train_extra(policy, out, options)
     _copy_agent(agent, out / "agent")
     prove(env_ids, arms, out, options)
     return out
@@ -82,17 +82,7 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
     stores = [out / f"round{n}" / "episodes" for n in range(1, number + 1)]
     before = base if number == 1 else _last_network(out / f"round{number - 1}")
     data = RoundData(before, stores, folder, options)
-    divergence = fit_heads(data)
-    candidates = ladder(divergence, options.guidance, options.samples)
-    for c in candidates:
-        c.write(folder / "candidates" / c.name, folder / "network", folder / "critic")
-    verified = fit_with_recoveries(data) if options.recoveries == "expert" else 0
-    if verified:
-        with_recoveries = recovery_ladder(options.guidance)
-        for c in with_recoveries:
-            c.write(folder / "candidates" / c.name, folder / "recovery_network", folder / "recovery_critic")
-        candidates += with_recoveries
-    candidates = _still_in_the_race(number, candidates, out)
+    candidates, fitted = _fit_candidates(number, data, out)
     del data
     if options.candidate:
         standings, best = [], _named(candidates, options.candidate).name
@@ -100,39 +90,75 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
         standings = _choose(number, env_ids, candidates, folder, options)
         best = standings[0].name
     rates = {s.name: s.rate for s in standings}
-    critic = json.loads((folder / "critic" / "critic.json").read_text(encoding="utf-8"))
     _write_json(
         folder / "choice.json",
         {
             "chosen": best,
             "standings": [asdict(s) for s in standings],
             "proof_arms": proof_arms(candidates, rates),
-            "divergence": divergence,
-            "critic": critic["notes"],
+            "divergence": fitted.divergence,
+            "critic": fitted.critic,
             "collected": {
                 "episodes": len(metas),
                 "successes": sum(m.outcome == Outcome.SUCCESS for m in metas),
-                "verified_recoveries": verified,
+                "verified_recoveries": fitted.verified_recoveries,
             },
         },
     )
     return _copy_agent(folder / "candidates" / best, folder / "agent")
 
 
+@dataclass
+class _Fitted:
+    """What a round's training left to tell: the heads' mean divergence, the critic's notes, the recoveries' number."""
+
+    divergence: float = 0.0
+    critic: dict[str, Any] = field(default_factory=dict)
+    verified_recoveries: int = 0
+
+
+def _fit_candidates(number: int, data: RoundData, out: Path) -> tuple[list[Candidate], _Fitted]:
+    """Train this round's networks and write its candidates.
+
+    After the first round only the kind of network that was chosen is trained, and only what came into the better half
+    of the round before is offered.
+    """
+    folder, options, fitted = data.folder, data.options, _Fitted()
+    before = _choice(out / f"round{number - 1}") if number > 1 else None
+    candidates: list[Candidate] = []
+    if before is None or not before["chosen"].startswith("recovery"):
+        fitted.divergence = fit_heads(data)
+        candidates += ladder(fitted.divergence, options.guidance, options.samples)
+        for c in candidates:
+            c.write(folder / "candidates" / c.name, folder / "network", folder / "critic")
+        fitted.critic = _critic_notes(folder / "critic")
+    if options.recoveries == "expert" and (before is None or before["chosen"].startswith("recovery")):
+        fitted.verified_recoveries = fit_with_recoveries(data)
+        with_recoveries = recovery_ladder(options.guidance)
+        for c in with_recoveries:
+            c.write(folder / "candidates" / c.name, folder / "recovery_network", folder / "recovery_critic")
+        candidates += with_recoveries
+        notes = _critic_notes(folder / "recovery_critic")
+        fitted.critic = fitted.critic or notes
+        fitted.divergence = fitted.divergence or float(notes["divergence"])
+    if before is not None:
+        ranked = [s["name"] for s in before["standings"]]
+        kept = set(ranked[: max(1, -(-len(ranked) // 2))]) or {before["chosen"]}
+        candidates = [c for c in candidates if c.name in kept]
+    return candidates, fitted
+
+
+def _choice(folder: Path) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads((folder / "choice.json").read_text(encoding="utf-8")))
+
+
+def _critic_notes(folder: Path) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads((folder / "critic.json").read_text(encoding="utf-8"))["notes"])
+
+
 def _last_network(folder: Path) -> Path:
     """The network that a round chose to act with."""
-    chosen = json.loads((folder / "choice.json").read_text(encoding="utf-8"))["chosen"]
-    return folder / ("recovery_network" if chosen.startswith("recovery") else "network")
-
-
-def _still_in_the_race(number: int, candidates: list[Candidate], out: Path) -> list[Candidate]:
-    """After the first round, only what came into the better half of the round before."""
-    if number == 1:
-        return candidates
-    before = json.loads((out / f"round{number - 1}" / "choice.json").read_text(encoding="utf-8"))
-    ranked = [s["name"] for s in before["standings"]]
-    kept = set(ranked[: max(1, -(-len(ranked) // 2))]) or {before["chosen"]}
-    return [c for c in candidates if c.name in kept]
+    return folder / ("recovery_network" if _choice(folder)["chosen"].startswith("recovery") else "network")
 
 
 def _collect(

@@ -1,9 +1,9 @@
 """AFIL's training: one backbone, a success head, a failure head, and the head of the control experiment.
 
 Source of the method: Adaptive Failure-Informed Learning (arXiv 2605.08434). ``L = L_s + eta L_f``, with the gradient of
-``L_f`` stopped at the backbone. Because of that stop, backbone and success head here are what self-imitation on the
-same data gives (control C2), up to one thing: the norm to which gradients are clipped counts all heads. What guidance
-adds can be seen against them with nothing else changed. The third head, trained on the policy's own successes, is
+``L_f`` stopped at the backbone. Because of that stop, and because every head's gradient is clipped on its own, backbone
+and success head here are what self-imitation on the same data gives (control C2). What guidance adds can be seen
+against them with nothing else changed. The third head, trained on the policy's own successes, is
 control C1: negative guidance without any failure information.
 """
 
@@ -21,6 +21,7 @@ from failwise.learn.critic import Judged
 from failwise.learn.data import ChunkData
 from failwise.learn.fit import FitOptions, Source, fit
 from failwise.policies.compact import CompactVLA
+from failwise.types import Outcome
 
 HEADS = ("success", "failure", "own_success")
 
@@ -80,12 +81,11 @@ def failure_samples(data: ChunkData, judged: Judged | None, options: AFILTrainin
             "collect more episodes, or choose tasks that the policy does not master yet"
         )
     task = np.array([m.env_id for m in data.episodes])[data.episode]
-    length = np.array([m.n_steps for m in data.episodes])[data.episode]
     chosen = np.zeros(len(data), bool)
     for name in np.unique(task[failed]):
         here = failed & (task == name)
-        done = data.success & (task == name)
-        limit = options.truncate * np.median(length[done]) if done.any() else np.inf
+        lengths = [m.n_steps for m in data.episodes if m.env_id == name and m.outcome == Outcome.SUCCESS]
+        limit = options.truncate * np.median(lengths) if lengths else np.inf
         here &= data.step <= limit
         if options.failure_set == "low_advantage":
             if judged is None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from failwise.errors import DataError, SetupError
+from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights
 from failwise.learn.fit import fast_bfloat16
 from failwise.learn.progress import TrainingProgress
@@ -189,7 +190,7 @@ def _train(
             loss = (loss_EB * counted).sum() / counted.sum() * network.config.members
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(mine, 1.0)
+            clip_members(mine)
             optimiser.step()
             progress.update(step + 1, float(loss.detach()) / network.config.members)
     network.eval()

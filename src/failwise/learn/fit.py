@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from failwise.errors import CheckpointError, DataError
+from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
 from failwise.learn.objective import noised
 from failwise.learn.progress import TrainingProgress
@@ -114,7 +115,8 @@ def fit(
     weights: list[Tensor] = [p.detach() for p in parameters]
     average = [w.clone() for w in weights]
     samplers = _prepare(policy, sources, options)
-    start, smooth = _resume(scratch, network, optimiser, average) if scratch else (0, float("nan"))
+    open_heads = sorted({policy.config.heads.index(s.head) for s in sources if not s.stop_gradient})
+    start, smooth = _resume(scratch, network, optimiser, average, options) if scratch else (0, float("nan"))
     with TrainingProgress(options.steps, start, title, quiet) as progress:
         for step in range(start, options.steps):
             for group in optimiser.param_groups:
@@ -122,7 +124,7 @@ def fit(
             loss = _loss(policy, network, samplers, options, step)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            clip_members(network.experts.parameters(), shared=network.backbone.parameters(), joined=open_heads)
             optimiser.step()
             # A young average would remember the random start; let its memory grow with the run.
             torch._foreach_lerp_(average, weights, 1 - min(options.ema, (step + 1) / (step + 10)))
@@ -132,7 +134,7 @@ def fit(
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             progress.update(step + 1, smooth)
             if scratch and options.save_every and (step + 1) % options.save_every == 0:
-                _save(scratch, network, optimiser, average, step + 1, smooth)
+                _save(scratch, network, optimiser, average, options, step + 1, smooth)
     with torch.no_grad():
         for p, mean in zip(parameters, average, strict=True):
             p.copy_(mean)
@@ -141,7 +143,7 @@ def fit(
 
 
 def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], options: FitOptions, step: int) -> Tensor:
-    """One minibatch over all sources: the backbone runs once over all observations, each head on its own."""
+    """One minibatch over all sources: the backbone runs over all observations, each head on its own ones."""
     random = np.random.default_rng((options.seed, step))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
     picks = [np.searchsorted(s.cumulative, random.random(s.size)) for s in samplers]
@@ -162,16 +164,26 @@ def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], option
     text = torch.cat([s.text[i] for s, i in zip(samplers, sentences, strict=True)])
     text_mask = torch.cat([s.text_mask[i] for s, i in zip(samplers, sentences, strict=True)])
     total = torch.zeros(())
+    opened = sum(s.size for s in samplers if not s.source.stop_gradient)  # _prepare puts these first
+
+    def encode(rows: slice) -> tuple[Tensor, Tensor]:
+        pictures = {camera: x[rows] for camera, x in images.items()}
+        prefix, mask = network.backbone(pictures, states[rows], text[rows], text_mask[rows])
+        return prefix, mask
+
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-        prefix, mask = network.backbone(images, states, text, text_mask)
+        parts = [encode(slice(opened))] if opened else []
+        if opened < len(states):
+            with torch.no_grad():  # nothing flows back from here, so nothing is kept for it
+                parts.append(encode(slice(opened, None)))
+        prefix, mask = (torch.cat(both) for both in zip(*parts, strict=True))
         at = 0
         for s, pick in zip(samplers, picks, strict=True):
             rows = slice(at, at + s.size)
             at += s.size
             x, t, target = noised(policy.config, s.actions[pick], options.copies, generator)
-            part = prefix[rows].detach() if s.source.stop_gradient else prefix[rows]
             head = policy.config.heads.index(s.source.head)
-            predicted = network.predict_shared(x, t, part, mask[rows], head)
+            predicted = network.predict_shared(x, t, prefix[rows], mask[rows], head)
             error = (predicted.float() - target) ** 2
             valid = torch.from_numpy(s.source.data.valid[pick])
             total = total + masked_mean(error, valid) * s.weight
@@ -218,7 +230,7 @@ def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions)
             )
         )
         out[-1].cumulative[-1] = 1.0
-    return out
+    return sorted(out, key=lambda s: s.source.stop_gradient)
 
 
 def _schedule(step: int, options: FitOptions) -> float:
@@ -234,7 +246,9 @@ def fast_bfloat16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], step: int, smooth: float) -> None:
+def _save(
+    folder: Path, network: Any, optimiser: Any, average: list[Tensor], options: FitOptions, step: int, smooth: float
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average.{i:04d}": v for i, v in enumerate(average)}
@@ -243,16 +257,23 @@ def _save(folder: Path, network: Any, optimiser: Any, average: list[Tensor], ste
     save_file(
         {k: v.contiguous() for k, v in tensors.items()},
         folder / "training.tmp",
-        {"step": json.dumps(step), "loss": json.dumps(smooth)},
+        {"step": json.dumps(step), "loss": json.dumps(smooth), "options": _fingerprint(options)},
     )
     (folder / "training.tmp").rename(folder / "training.safetensors")
 
 
-def _resume(folder: Path, network: Any, optimiser: Any, average: list[Tensor]) -> tuple[int, float]:
+def _fingerprint(options: FitOptions) -> str:
+    """The options that decide where training ends; how often it is saved does not."""
+    return json.dumps({k: v for k, v in vars(options).items() if k != "save_every"}, sort_keys=True)
+
+
+def _resume(
+    folder: Path, network: Any, optimiser: Any, average: list[Tensor], options: FitOptions
+) -> tuple[int, float]:
     """Load the last resumable checkpoint: its step and smoothed loss; (0, NaN) when there is none.
 
     Raises:
-        CheckpointError: it is damaged, or of another architecture.
+        CheckpointError: it is damaged, of another architecture, or of a training with other options.
     """
     path = folder / "training.safetensors"
     if not path.is_file():
@@ -260,6 +281,9 @@ def _resume(folder: Path, network: Any, optimiser: Any, average: list[Tensor]) -
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata()
+        if (before := json.loads(about["options"])) != (now := json.loads(_fingerprint(options))):
+            other = ", ".join(k for k in now if before.get(k) != now[k])
+            raise CheckpointError(f"{path} is of a training with another {other}; remove it to start anew")
         step, smooth = int(json.loads(about["step"])), float(json.loads(about["loss"]))
         tensors = load_file(path)
         network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})

@@ -286,8 +286,8 @@ def _upstream(task: str) -> Any:
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        benchmark: Any = metaworld.MT1
-        env = benchmark(f"{task}-v3", seed=0).train_classes[f"{task}-v3"]()
+        # Not through metaworld.MT1: it would first simulate 50 layouts, seconds a task, that nobody uses here.
+        env: Any = metaworld.env_dict.ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
         env._set_task_called = True
         env._freeze_rand_vec = False
         env.seeded_rand_vec = True
