@@ -7,6 +7,7 @@ Every figure is a ratio of medians over interleaved repeats in one process, one 
 compact VLA with two heads, whose costs do not depend on its weights.
 
     guided_over_unguided_b1, _b8    AFIL with the cosine schedule over no steering, 1 and 8 observations; budget 1.25
+    sparse_over_unguided_b1, _b8    the same with the failure head at every other denoising step (``every=2``)
     best_of_8_over_1_b1             8 samples and a critic over one sample, 1 observation; budget 2
 """
 
@@ -101,14 +102,16 @@ def main() -> None:
     spec = policy.spec
     critic = ChunkCritic(spec.feature_dim, spec.horizon * spec.action_dim).eval()
     one, eight = random_observations(policy, 1), random_observations(policy, 8)
-    guided = AFIL(schedule="cosine", alpha=1.0)
+    guided, sparse = AFIL(schedule="cosine", alpha=1.0), AFIL(schedule="cosine", alpha=1.0, every=2)
     found = medians(
         {
             "unguided, 1 observation": chunk(policy, one, Unsteered()),
             "guided, 1 observation": chunk(policy, one, guided),
+            "sparsely guided, 1 observation": chunk(policy, one, sparse),
             "best of 8, 1 observation": chunk(policy, one, BestOfN(critic, samples=8)),
             "unguided, 8 observations": chunk(policy, eight, Unsteered()),
             "guided, 8 observations": chunk(policy, eight, guided),
+            "sparsely guided, 8 observations": chunk(policy, eight, sparse),
         },
         arguments.repeats,
         arguments.warmup,
@@ -123,6 +126,8 @@ def main() -> None:
     figures = {
         "guided_over_unguided_b1": round(found["guided, 1 observation"] / base_1, 3),
         "guided_over_unguided_b8": round(found["guided, 8 observations"] / base_8, 3),
+        "sparse_over_unguided_b1": round(found["sparsely guided, 1 observation"] / base_1, 3),
+        "sparse_over_unguided_b8": round(found["sparsely guided, 8 observations"] / base_8, 3),
         "best_of_8_over_1_b1": round(found["best of 8, 1 observation"] / base_1, 3),
     }
     print(json.dumps({"benchmark": "guidance", "figures": figures}))

@@ -121,6 +121,10 @@ class Steering(Protocol):
         """Replace or reshape the initial noise."""
         ...
 
+    def heads_at(self, k: int) -> tuple[str, ...]:
+        """Which of ``heads`` are wanted at denoising step k, in their order, always with the acting one."""
+        ...
+
     def adjust(
         self, predictions_EBNHA: torch.Tensor, noisy_BNHA: torch.Tensor, t: float, context: Context
     ) -> torch.Tensor:

@@ -127,6 +127,39 @@ def test_alpha_zero_does_not_evaluate_the_failure_head_or_the_risk_model():
     assert {heads for _, _, heads in policy.calls} == {("success",)}
 
 
+@pytest.mark.parametrize("every", [1, 2, 4, 9])
+def test_the_failure_head_is_evaluated_at_every_so_many_steps(every):
+    policy, context = MixturePolicy("flow", HEADS), context_of(2)
+    sample(policy, context, AFIL(schedule="constant", alpha=0.7, every=every), seeded(), steps=6)
+    both = ("success", "failure")
+    assert [heads for _, _, heads in policy.calls] == [both if k % every == 0 else both[:1] for k in range(6)]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "l2"])
+def test_between_evaluations_the_last_difference_of_the_heads_is_reused(schedule):
+    steering = AFIL(schedule=schedule, alpha=0.7, clamp=0.3, every=2)
+    exact = AFIL(schedule=schedule, alpha=0.7, clamp=0.3)
+    policy = NetworkPolicy()
+    context = policy.encode([None] * 4)
+    for one in (steering, exact):
+        one.prepare(policy, context)
+    x = torch.randn((4, 1, policy.spec.horizon, policy.spec.action_dim), generator=seeded(3))
+    first, second = (policy.predict(x, torch.tensor(t), context, ("success", "failure")) for t in (0.0, 0.3))
+    assert torch.equal(steering.adjust(first, x, 0.0, context), exact.adjust(first, x, 0.0, context))
+    as_if = torch.stack([second[0], second[0] - (first[0] - first[1])])
+    found = steering.adjust(second[:1], x, 0.3, context)
+    torch.testing.assert_close(found, exact.adjust(as_if, x, 0.3, context))
+    assert not torch.allclose(found, exact.adjust(second, x, 0.3, context))
+
+
+def test_a_new_observation_forgets_the_difference():
+    steering, policy, context = AFIL(every=2), MixturePolicy("flow", HEADS), context_of(1)
+    sample(policy, context, steering, seeded(), steps=2)
+    steering.prepare(policy, context)
+    with pytest.raises(AssertionError, match="first denoising step"):
+        steering.adjust(torch.zeros(1, 1, 1, H, A), torch.zeros(1, 1, H, A), 0.0, context)
+
+
 @pytest.mark.parametrize("rho", [0.05, 0.5])
 @pytest.mark.parametrize("schedule", SCHEDULES[1:])
 def test_the_clamp_bounds_every_push_and_is_reached(schedule, rho):
@@ -249,6 +282,8 @@ def test_a_failure_head_that_equals_the_success_head_has_no_scale():
         ({"gate": "risk"}, "risk model"),
         ({"schedule": "dng", "prior": None}, "risk model"),
         ({"strength": 2.0}, "known options"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"every": 2, "schedule": "dng"}, "needs both heads at every denoising step"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(fields, message):

@@ -58,6 +58,26 @@ def test_alpha_zero_is_the_unsteered_policy_bit_for_bit(prediction, schedule):
     assert torch.equal(on.actions_BHA, base.actions_BHA) == (schedule == "none")
 
 
+def test_one_head_alone_reads_the_keys_and_values_made_for_both():
+    policy = small_policy("flow")
+    noisy, t = torch.randn((3, 2, 8, 4), generator=seeded()), torch.tensor(0.2)
+    fresh, shared = policy.encode(observations(3)), policy.encode(observations(3))
+    both = policy.predict(noisy, t, shared, ("success", "failure"))
+    alone = policy.predict(noisy, t, shared, ("success",))
+    assert shared.caches[("success",)][0][0][0].data_ptr() == shared.caches[("success", "failure")][0][0][0].data_ptr()
+    torch.testing.assert_close(alone[0], policy.predict(noisy, t, fresh, ("success",))[0])
+    torch.testing.assert_close(alone[0], both[0])
+    torch.testing.assert_close(policy.predict(noisy, t, shared, ("failure",))[0], both[1])
+
+
+def test_guidance_at_every_other_step_in_a_chain():
+    policy = small_policy("flow")
+    sparse, members = AFIL(alpha=2.0, every=2), BestOfN(lambda a, c: a.mean((-2, -1)), samples=3)
+    chained = sample(policy, policy.encode(observations(2)), Chain([sparse, members]), [seeded(1), seeded(2)])
+    alone = sample(policy, policy.encode(observations(2)), AFIL(alpha=2.0, every=2), [seeded(1), seeded(2)])
+    torch.testing.assert_close(chained.samples_BNHA[:, 0], alone.samples_BNHA[:, 0])
+
+
 @pytest.mark.parametrize("prediction", ["flow", "epsilon"])
 def test_every_steering_at_once(prediction):
     policy = small_policy(prediction)

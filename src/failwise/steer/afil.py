@@ -58,6 +58,9 @@ class AFILOptions:
         posterior_temperature: divides the log-ratio of ``dng`` and ``dipole``, > 0. Log-ratios
             add up over H * A dims, so above 1 keeps the posterior from saturating in large chunks.
         posterior_cap: bound on P in (0, 1), as ``dng`` diverges at 1.
+        every: evaluate the failure head at every so many denoising steps only, beginning with the first, and take
+            ``p_s - p_f`` of its last evaluation in between. 1 is the method; above, steering costs less and is
+            an approximation. Not for ``dng`` and ``dipole``, which follow both heads along the chain.
         success, failure: names of the two heads; the first one acts.
     """
 
@@ -70,6 +73,7 @@ class AFILOptions:
     prior: float | None = 0.5
     posterior_temperature: float = 1.0
     posterior_cap: float = 0.9
+    every: int = 1
     success: str = "success"
     failure: str = "failure"
 
@@ -91,6 +95,10 @@ class AFILOptions:
             raise SetupError(f"prior is a probability in (0, 1) or None, got {self.prior}")
         if not 0 < self.posterior_cap < 1:
             raise SetupError(f"posterior_cap must lie in (0, 1), got {self.posterior_cap}")
+        if self.every < 1:
+            raise SetupError(f"every must be at least 1, got {self.every}")
+        if self.every > 1 and self.schedule in POSTERIORS:
+            raise SetupError(f"schedule {self.schedule!r} needs both heads at every denoising step: every must be 1")
         if self.success == self.failure:
             raise SetupError(f"guidance needs two different heads, got {self.success!r} twice")
 
@@ -138,6 +146,7 @@ class AFIL(Unsteered):
         self._gate_B1: torch.Tensor | None = None
         self._risk_B: torch.Tensor | None = None
         self._ratio: LogRatio | None = None
+        self._held_BNHA: torch.Tensor | None = None
         self._trace: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @classmethod
@@ -149,7 +158,7 @@ class AFIL(Unsteered):
         """Compute the risk of this observation, and begin a new posterior."""
         super().prepare(policy, context)
         o = self.options
-        self._trace, self._risk_B, self._gate_B1, self._ratio = [], None, None, None
+        self._trace, self._risk_B, self._gate_B1, self._ratio, self._held_BNHA = [], None, None, None, None
         if o.needs_risk and self._value is not None:
             self._risk_B = 1.0 - _checked_value(self._value(context), context)
             if o.gate == "risk":
@@ -157,15 +166,29 @@ class AFIL(Unsteered):
         if o.active and o.schedule in POSTERIORS:
             self._ratio = LogRatio(process_for(policy))
 
+    def heads_at(self, k: int) -> tuple[str, ...]:
+        """Both heads, or the acting one alone at a denoising step k that reuses the last difference."""
+        return self.heads if k % self.options.every == 0 else self.heads[:1]
+
     def adjust(
         self, predictions_EBNHA: torch.Tensor, noisy_BNHA: torch.Tensor, t: float, context: Context
     ) -> torch.Tensor:
-        """``p_s + lam (p_s - p_f)``, (B, N, H, A), of predictions (2, B, N, H, A): success, then failure."""
+        """``p_s + lam (p_s - p_f)``, (B, N, H, A), of predictions (2, B, N, H, A): success, then failure.
+
+        Of success predictions alone, (1, B, N, H, A), with the difference of the last step that had both.
+        """
         success_BNHA = predictions_EBNHA[0]
         if not self.options.active:
             return success_BNHA
-        failure_BNHA = predictions_EBNHA[1]
-        away_BNHA = success_BNHA - failure_BNHA
+        if len(predictions_EBNHA) == 1:
+            assert self._held_BNHA is not None, "the first denoising step evaluates both heads"
+            away_BNHA = self._held_BNHA
+            failure_BNHA = success_BNHA - away_BNHA
+            predictions_EBNHA = torch.stack([success_BNHA, failure_BNHA])
+        else:
+            failure_BNHA = predictions_EBNHA[1]
+            away_BNHA = success_BNHA - failure_BNHA
+            self._held_BNHA = away_BNHA
         norms_EBN = torch.linalg.vector_norm(predictions_EBNHA, dim=(-2, -1))
         away_BN = torch.linalg.vector_norm(away_BNHA, dim=(-2, -1))
         strength_BN = self._strength(success_BNHA, failure_BNHA, norms_EBN, away_BN, noisy_BNHA, t)

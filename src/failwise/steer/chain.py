@@ -39,7 +39,7 @@ class Chain(Unsteered):
         self.heads = tuple(dict.fromkeys(head for m in members for head in m.heads))
         self.samples = max(m.samples for m in members)
         self._selector: Steering = selecting[0] if selecting else Unsteered()
-        self._rows = [[self.heads.index(head) for head in m.heads] or [0] for m in members]
+        self._now = self.heads, [m.heads for m in members]
 
     def prepare(self, policy: GenerativePolicy, context: Context) -> None:
         """Prepare every member."""
@@ -53,13 +53,21 @@ class Chain(Unsteered):
             noise_BNHA = member.noise(noise_BNHA, context)
         return noise_BNHA
 
+    def heads_at(self, k: int) -> tuple[str, ...]:
+        """The union of what the members want at denoising step k."""
+        wanted = [m.heads_at(k) for m in self.members]
+        self._now = tuple(dict.fromkeys(head for heads in wanted for head in heads)), wanted
+        return self._now[0]
+
     def adjust(
         self, predictions_EBNHA: torch.Tensor, noisy_BNHA: torch.Tensor, t: float, context: Context
     ) -> torch.Tensor:
         """Every member's prediction hook, in order, on the acting head."""
         acting_BNHA = predictions_EBNHA[0]
-        for member, rows in zip(self.members, self._rows, strict=True):
-            seen_EBNHA = torch.stack([acting_BNHA, *(predictions_EBNHA[row] for row in rows[1:])])
+        there, wanted = self._now
+        for member, heads in zip(self.members, wanted, strict=True):
+            others = [predictions_EBNHA[there.index(head)] for head in heads[1:]]
+            seen_EBNHA = torch.stack([acting_BNHA, *others])
             acting_BNHA = member.adjust(seen_EBNHA, noisy_BNHA, t, context)
         return acting_BNHA
 

@@ -43,7 +43,7 @@ def sample(
 ) -> Sampled:
     """Draw ``steering.samples`` chunks per observation and choose one of them.
 
-    Every denoising step is one call of ``policy.predict`` for all heads that the steering wants and all
+    Every denoising step is one call of ``policy.predict`` for all heads that the steering wants then and all
     samples.
 
     Args:
@@ -62,7 +62,7 @@ def sample(
         EpisodeError: the sampled actions are not finite.
     """
     process = process_for(policy)
-    heads = _heads(policy, steering)
+    _check_heads(policy, steering)
     K = policy.spec.denoising_steps if steps is None else steps
     if K < 1:
         raise SetupError(f"at least one denoising step is needed, got {K}")
@@ -77,6 +77,7 @@ def sample(
         noisy_BNHA = steering.noise(noise_BNHA, context)
         for k in range(K):
             t, t_next = k / K, (k + 1) / K
+            heads = steering.heads_at(k) or policy.spec.heads[:1]
             predictions_EBNHA = policy.predict(noisy_BNHA, noisy_BNHA.new_tensor(t), context, heads)
             prediction_BNHA = steering.adjust(predictions_EBNHA, noisy_BNHA, t, context)
             noisy_BNHA = process.step(prediction_BNHA, noisy_BNHA, t, t_next)
@@ -116,9 +117,7 @@ def draw_noise(
     return torch.stack(chunks).reshape(B, samples, H, A).to(like.device)
 
 
-def _heads(policy: GenerativePolicy, steering: Steering) -> tuple[str, ...]:
-    heads = steering.heads or policy.spec.heads[:1]
-    for head in heads:
+def _check_heads(policy: GenerativePolicy, steering: Steering) -> None:
+    for head in steering.heads:
         if head not in policy.spec.heads:
             raise UnknownNameError("action head", head, policy.spec.heads)
-    return heads

@@ -54,6 +54,10 @@ class Unsteered:
         """The noise as drawn, (B, N, H, A)."""
         return noise_BNHA
 
+    def heads_at(self, k: int) -> tuple[str, ...]:
+        """Which of ``heads`` are wanted at denoising step k, 0 .. K - 1: all of them."""
+        return self.heads
+
     def adjust(
         self, predictions_EBNHA: torch.Tensor, noisy_BNHA: torch.Tensor, t: float, context: Context
     ) -> torch.Tensor:

@@ -23,8 +23,11 @@ from failwise.policies.compact.config import CompactConfig
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention over the last two axes (.., queries, d), (.., keys, d); ``mask`` is True where a key is real.
 
-    Written out, because the fused CPU kernel's backward pass is four times slower at these sizes.
+    Written out where gradients are needed, because the fused CPU kernel's backward pass is four times slower at these
+    sizes; its forward pass is the faster one.
     """
+    if not (torch.is_grad_enabled() and q.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -1e4)
@@ -99,7 +102,7 @@ class Backbone(nn.Module):
         tokens = [self.state(state_BS)[:, None]]
         tokens += [self.images[name](images[name]) for name in self.cameras]
         seen = sum(t.shape[1] for t in tokens)
-        x = torch.cat([*tokens, self.text(text_BTC) + self.text_position], dim=1)
+        x = torch.cat([*tokens, self.text(text_BTC) + self.text_position[:, : text_BTC.shape[1]]], dim=1)
         mask = torch.cat([text_mask_BT.new_ones(len(x), seen), text_mask_BT], dim=1)[:, None, None]
         for block in self.blocks:
             x = block(x, mask)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from failwise.policies.compact.config import CompactConfig
 from failwise.policies.compact.network import CompactNetwork
 from failwise.policies.text import TextCache
 from failwise.types import Observation, PolicySpec
+
+Cache: TypeAlias = tuple[list[tuple[Tensor, Tensor]], Tensor]
+"""Every expert layer's keys and values of the prefix, (E*B, heads, L, D/heads) each, and their mask (E*B, 1, 1, L)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class CompactContext:
 
     prefix_BLD: Tensor
     mask_B11L: Tensor
-    caches: dict[tuple[str, ...], tuple[list[tuple[Tensor, Tensor]], Tensor]] = field(default_factory=dict)
+    caches: dict[tuple[str, ...], Cache] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -137,6 +140,8 @@ class CompactVLA:
         if state.shape[1] != self.config.state_dim:
             raise DataError(f"proprioception has {state.shape[1]} numbers, the policy takes {self.config.state_dim}")
         text, mask = self.text.batch([o.instruction for o in observations])
+        longest = int(mask.sum(1).max())  # padding comes last, and nothing reads it
+        text, mask = text[:, :longest], mask[:, :longest]
         return images, self.normaliser.state(state), text, mask
 
     @torch.inference_mode()
@@ -150,14 +155,21 @@ class CompactVLA:
         pick = self._pick(heads)
         E, (B, N) = len(heads), noisy_BNHA.shape[:2]
         if heads not in context.caches:
-            prefix = context.prefix_BLD[None].expand(E, -1, -1, -1)
-            mask = context.mask_B11L.repeat(E, 1, 1, 1)
-            context.caches[heads] = (self.network.experts.cache(prefix, pick), mask)
+            context.caches[heads] = self._cache(context, heads, pick)
         caches, mask = context.caches[heads]
         t_EBN = torch.as_tensor(t, dtype=noisy_BNHA.dtype).expand(E, B, N)
         noisy_EBNHA = noisy_BNHA[None].expand(E, -1, -1, -1, -1)
         predicted: Tensor = self.network.experts(noisy_EBNHA, t_EBN, caches, mask, pick)
         return predicted
+
+    def _cache(self, context: CompactContext, heads: tuple[str, ...], pick: slice | list[int]) -> Cache:
+        """Keys and values of the prefix for these heads; those of more heads that begin with them are reused."""
+        E, B = len(heads), context.batch
+        for known, (caches, mask) in context.caches.items():
+            if known[:E] == heads:
+                return [(k[: E * B], v[: E * B]) for k, v in caches], mask[: E * B]
+        prefix = context.prefix_BLD[None].expand(E, -1, -1, -1)
+        return self.network.experts.cache(prefix, pick), context.mask_B11L.repeat(E, 1, 1, 1)
 
     def decode(self, actions_BHA: Tensor) -> NDArray[np.float32]:
         """Normalised actions to the environment's units, clipped to its bounds."""
