@@ -12,10 +12,11 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTES = DOCS / "results" / "notes.md"
 
-ORDER = ("base", "extra", "c2", "c1", "fixed", "adaptive", "gated", "best-of", "improved-1", "improved-2", "improved-3")
+ORDER = ("base", "extra-1", "c2", "c1", "fixed", "adaptive", "gated", "best-of", "improved-1", "improved-2", "improved-3")
 MEANING = {
     "base": "behaviour cloning on 39 mixed-quality demonstrations a task",
-    "extra": "control: as many further training steps on the same demonstrations",
+    "extra-1": "control: as many further training steps on the same demonstrations as one round took",
+    "recovery": "own successes and verified recoveries imitated, unguided",
     "c2": "control: self-imitation of own successes, no failure used",
     "c1": "control: negative guidance by a head that learned successes",
     "fixed": "F: AFIL, constant strength",
@@ -86,7 +87,7 @@ def section(title: str, run: dict[str, Any], text: str = "") -> str:
         "### Against the base",
         against(comparison),
     ]
-    for control in ("extra", "c2", "c1"):
+    for control in ("extra-1", "c2", "c1"):
         if f"against_{control}" in run:
             lines += [f"### Against {control} ({MEANING[control]})", against(run[f"against_{control}"])]
     for name, choice in run["choices"].items():
