@@ -58,7 +58,7 @@ class Recipe:
             episodes=120,
             rounds=3,
             recoveries="expert",
-            samples=(16,),
+            samples=(),
             guidance=(1.0,),
             extra="one_round",
             side_seeds=34,

@@ -12,7 +12,19 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTES = DOCS / "results" / "notes.md"
 
-ORDER = ("base", "extra-1", "c2", "c1", "fixed", "adaptive", "gated", "best-of", "improved-1", "improved-2", "improved-3")
+ORDER = (
+    "base",
+    "extra-1",
+    "c2",
+    "c1",
+    "fixed",
+    "adaptive",
+    "gated",
+    "best-of",
+    "improved-1",
+    "improved-2",
+    "improved-3",
+)
 MEANING = {
     "base": "behaviour cloning on 39 mixed-quality demonstrations a task",
     "extra-1": "control: as many further training steps on the same demonstrations as one round took",
@@ -94,9 +106,9 @@ def section(title: str, run: dict[str, Any], text: str = "") -> str:
         got, critic = choice["collected"], choice["critic"]
         lines += [
             f"### {name}: collected and chosen",
-            f"{got['episodes']} own episodes, {got['successes']} successes; held-out AUC of the value model "
-            f"{critic['held_out_auc_value']:.3f}, of the critic {critic['held_out_auc_critic']:.3f}; mean divergence "
-            f"of the heads {choice['divergence']:.3f}; chosen: `{choice['chosen']}`.",
+            f"{got['episodes']} own episodes, {got['successes']} successes, {got['verified_recoveries']} verified "
+            f"recoveries; held-out AUC of the value model {critic['held_out_auc_value']:.3f}; mean divergence of the "
+            f"heads {choice['divergence']:.3f}; chosen: `{choice['chosen']}`.",
         ]
         if standings := choice["standings"]:
             rows = [[s["name"], f"{s['successes']}/{s['n']}", rate(s["successes"] / s["n"])] for s in standings]

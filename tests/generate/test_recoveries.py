@@ -58,6 +58,13 @@ def test_samples_are_the_experts_actions_only(failures, tmp_path):
     assert len(data.episodes) == sum(m.outcome == "success" for m in metas)
 
 
+def test_several_attempts_at_one_failure_are_all_kept(failures, tmp_path):
+    both = items_for(failures) + [replace(i, takeover=3, attempt=2) for i in items_for(failures)]
+    metas = recover(both, tmp_path, workers=1)
+    assert len({m.episode_id for m in metas}) == len(EpisodeStore(tmp_path).metas()) == len(both)
+    assert {(m.arm, m.extra["takeover"]) for m in metas} == {("recovery-1", 10), ("recovery-2", 3)}
+
+
 def test_an_expert_without_time_verifies_nothing(failures, tmp_path):
     metas = recover(items_for(failures, takeover=5, limit=1), tmp_path, workers=1)
     assert all(m.outcome == "timeout" and m.n_steps == 6 for m in metas)

@@ -147,10 +147,38 @@ def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path)
     choice = json.loads((run / "round1" / "choice.json").read_text())
     verified = [m for m in EpisodeStore(run / "round1" / "recoveries").metas() if m.outcome == "success"]
     assert choice["collected"]["verified_recoveries"] == len(verified) > 0
+    failed = {m.episode_id for m in EpisodeStore(run / "round1" / "episodes").metas() if m.outcome != "success"}
+    tried = EpisodeStore(run / "round1" / "recoveries").metas()
+    assert {m.extra["recovers"] for m in tried} == failed and len(tried) == 2 * len(failed)
     assert {"recovery", "recovery-gated"} <= {s["name"] for s in choice["standings"]}
     assert {"c2", "gated-1"} <= {s["name"] for s in choice["standings"]}, (
         "those without an expert stay in the comparison"
     )
+
+
+def test_a_later_round_trains_only_the_kind_that_was_chosen(base, demos, tmp_path):
+    options = replace(
+        OPTIONS, demos=demos, recoveries="expert", extra="one_round", candidate="recovery-gated", rounds=2
+    )
+    run = improve([ENV], base, tmp_path / "run", options)
+    assert (run / "round1" / "network").is_dir() and (run / "round1" / "recovery_network").is_dir()
+    assert not (run / "round2" / "network").exists() and (run / "round2" / "recovery_network").is_dir()
+    assert (run / "round2" / "recoveries").is_dir()
+    assert (run / "extra-1").is_dir() and not (run / "extra-2").exists()
+    # One round's extra steps are no match for the agent of two rounds.
+    against = json.loads((run / "proof" / "against_extra-1.json").read_text())
+    assert {one["arm"] for one in against["against"]} & {"improved-1", "improved-2"} == {"improved-1"}
+
+
+def test_demonstrations_of_other_tasks_are_rehearsed(base, demos, tmp_path):
+    from failwise.improve.fitting import load_compact, load_demos
+
+    both = tmp_path / "demos"
+    for task in ("tiny/reach", "tiny/push"):
+        items = [RolloutItem(task, s, s, "demos", "expert:mixed") for s in range(4)]
+        collect(items, both, workers=1, options=RolloutOptions(look_every=2), quiet=True)
+    data = load_demos(replace(OPTIONS, demos=both), load_compact(base))
+    assert {m.env_id for m in data.episodes} == {"tiny/reach", "tiny/push"}
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path):

@@ -172,6 +172,15 @@ def test_a_resumable_checkpoint_that_does_not_fit_is_refused(tmp_path, damage):
         fit(small_policy(), [Source(DATA)], short, scratch=tmp_path, quiet=True)
 
 
+def test_resuming_under_other_options_is_refused(tmp_path):
+    short = replace(OPTIONS, steps=2, save_every=2)
+    fit(small_policy(), [Source(DATA)], short, scratch=tmp_path, quiet=True)
+    with pytest.raises(CheckpointError, match=r"another learning_rate, shift; remove it to start anew"):
+        other = replace(short, learning_rate=1e-5, shift=short.shift + 1)
+        fit(small_policy(), [Source(DATA)], other, scratch=tmp_path, quiet=True)
+    fit(small_policy(), [Source(DATA)], replace(short, save_every=0), scratch=tmp_path, quiet=True)
+
+
 def test_a_resumed_run_has_the_same_notes(tmp_path):
     short = replace(OPTIONS, steps=2, save_every=2)
     first = fit(small_policy(), [Source(DATA)], short, scratch=tmp_path, quiet=True)

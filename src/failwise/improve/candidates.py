@@ -62,7 +62,9 @@ def ladder(divergence: float, guidance: Sequence[float], samples: Sequence[int])
     out += [Candidate(f"adaptive-{w:g}", [afil(alpha=w, **adaptive)]) for w in sorted(guidance)[:2]]
     out += [Candidate(f"gated-{w:g}", [afil(alpha=w, **gated)]) for w in guidance]
     out += [Candidate(f"best-of-{n}", [best_of(n)]) for n in samples]
-    out += [Candidate(f"gated-{middle:g}-best-of-{max(samples)}", [afil(alpha=middle, **gated), best_of(max(samples))])]
+    if samples:
+        both = [afil(alpha=middle, **gated), best_of(max(samples))]
+        out += [Candidate(f"gated-{middle:g}-best-of-{max(samples)}", both)]
     return [*out, _c1(middle)]
 
 

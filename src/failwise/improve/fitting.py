@@ -56,7 +56,7 @@ class RoundData:
 
     @cached_property
     def judged(self) -> Judged:
-        """The cross-fitted value model's word on the own samples, read by the policy that training starts from."""
+        """The cross-fitted value model's word on the own samples: of the latest network that one was fitted on."""
         from failwise.learn.critic import fit_critic
 
         _, judged = fit_critic(self.policy, self.own, self.options.critic, value_only=True)
@@ -114,7 +114,9 @@ def _fit(data: RoundData, network: Path, critic: Path, recoveries: ChunkData | N
         )
         trained.save(network)
         shutil.rmtree(scratch, ignore_errors=True)
-    model, _ = fit_critic(trained, data.own, options.critic, value_only=recoveries is not None)
+    # Nothing selects among chunks where there is no best of N, and nothing does so yet on a network with recoveries.
+    value_only = recoveries is not None or not options.samples
+    model, data.judged = fit_critic(trained, data.own, options.critic, value_only=value_only)
     divergence = _measure(trained, data.own)
     model.notes["divergence"] = divergence
     model.save(critic)

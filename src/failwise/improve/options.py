@@ -43,7 +43,7 @@ class ImproveOptions:
     proof: Literal["all", "short"] = "all"
     """Arms of the proof: all controls and guidance families, or only base, self-imitation and the improved agents."""
     samples: tuple[int, ...] = (8, 16)
-    """N of the best-of-N candidates."""
+    """N of the best-of-N candidates; with none of them the critic is not trained, only the value model."""
     guidance: tuple[float, ...] = (0.5, 1.0)
     """Strengths of the guidance candidates."""
     heads: AFILTraining = field(default_factory=AFILTraining)

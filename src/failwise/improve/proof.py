@@ -96,6 +96,11 @@ def _controls_section(sentences: Sequence[str]) -> Section:
     return Section("Against each control", f"<ul>{said}</ul><h3>What the arms are</h3><ul>{meaning}</ul>")
 
 
+def _of_the_critic(notes: Mapping[str, Any]) -> str:
+    """Its AUC, where it was trained."""
+    return f", of the critic {notes['held_out_auc_critic']:.3f}" if "held_out_auc_critic" in notes else ""
+
+
 def _round_sections(out: Path, rounds: int) -> list[Section]:
     from failwise.report import Section
 
@@ -111,8 +116,9 @@ def _round_sections(out: Path, rounds: int) -> list[Section]:
         sections.append(
             Section(
                 f"Round {number}: what was collected and chosen",
-                f"<p>{got['episodes']} own episodes, {got['successes']} of them successes. Held-out AUC of the value "
-                f"model {critic['held_out_auc_value']:.3f}, of the critic {critic['held_out_auc_critic']:.3f}. Mean "
+                f"<p>{got['episodes']} own episodes, {got['successes']} of them successes, "
+                f"{got['verified_recoveries']} verified recoveries. Held-out AUC of the value model "
+                f"{critic['held_out_auc_value']:.3f}{_of_the_critic(critic)}. Mean "
                 f"divergence of the heads {choice['divergence']:.3f}. Chosen: <b>{escape(choice['chosen'])}</b>.</p>"
                 + (f"<table><tr><th>candidate</th><th>validation</th><th>rate</th></tr>{rows}</table>" if rows else ""),
             )

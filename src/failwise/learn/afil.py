@@ -9,7 +9,7 @@ control C1: negative guidance without any failure information.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +99,7 @@ def train_heads(
     policy: CompactVLA, own: ChunkData, demos: ChunkData | None, judged: Judged | None, options: AFILTraining, *,
     recoveries: ChunkData | None = None, scratch: Path | None = None, quiet: bool = False,
 ) -> CompactVLA:  # fmt: skip
-    """Fit success, failure and control heads from a policy's own episodes; returns the new policy.
+    """Fit success and failure head, and without recoveries the control head, from a policy's own episodes.
 
     Args:
         policy: where to start.
@@ -129,9 +129,9 @@ def train_heads(
         positive.append(Source(demos, share=b * (1 - r) * d))
     if recoveries is not None:
         positive.append(Source(recoveries, share=b * r))
-    negative = [
-        Source(failures, head="failure", share=n, stop_gradient=True, loss_weight=options.eta),
-        Source(successes, head="own_success", share=n, stop_gradient=True, loss_weight=options.eta),
-    ]
-    whole = FitOptions(**{**vars(options.fit), "batch": b + 2 * n})
-    return fit(policy.with_heads(HEADS), [*positive, *negative], whole, title="heads", scratch=scratch, quiet=quiet)
+    negative = [Source(failures, head="failure", share=n, stop_gradient=True, loss_weight=options.eta)]
+    if recoveries is None:  # the control of the method without an expert
+        negative.append(Source(successes, head="own_success", share=n, stop_gradient=True, loss_weight=options.eta))
+    whole = replace(options.fit, batch=b + n * len(negative))
+    fresh = policy.with_heads(HEADS[: 1 + len(negative)])
+    return fit(fresh, [*positive, *negative], whole, title="heads", scratch=scratch, quiet=quiet)

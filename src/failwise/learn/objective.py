@@ -6,6 +6,8 @@ target ``z``. Level 2 (Mini-Diffuser): N noised copies of each action chunk shar
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,6 @@ def noised(
     process = DiffusionProcess()
     first = process.sigma(0.0)
     # phi runs linearly in t between the angles of the two ends.
-    low = torch.arccos(torch.tensor(first))
+    low = math.acos(first)
     phi = (low + t * (torch.pi / 2 - low))[..., None, None]
     return phi.sin() * a + phi.cos() * z, t, z.expand(B, copies, H, A)
