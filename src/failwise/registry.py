@@ -20,6 +20,7 @@ GROUPS = {
     "env": "failwise.envs",
     "policy": "failwise.policies",
     "steering": "failwise.steering",
+    "detector": "failwise.detectors",
 }
 
 
@@ -38,7 +39,7 @@ def _entries(group: str) -> dict[str, EntryPoint]:
 
 
 def names(kind: str) -> list[str]:
-    """Sorted plugin names of a kind ("env", "policy", "steering")."""
+    """Sorted plugin names of a kind ("env", "policy", "steering", "detector")."""
     return sorted(_entries(GROUPS[kind]))
 
 

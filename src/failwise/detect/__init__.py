@@ -1,0 +1,33 @@
+"""What notices that an episode is failing: causal detectors on what the policy computes anyway, and conformal bands."""
+
+from failwise.detect.base import Detector, score_trace
+from failwise.detect.conformal import (
+    Band,
+    conformal_quantile,
+    constant_band,
+    functional_band,
+    smallest_n,
+    weighted_quantile,
+)
+from failwise.detect.load import load_detector, load_monitor, make_detector
+from failwise.detect.monitor import Monitor, calibrate
+from failwise.detect.trace import Moment, Trace, load_traces
+
+__all__ = [
+    "Band",
+    "Detector",
+    "Moment",
+    "Monitor",
+    "Trace",
+    "calibrate",
+    "conformal_quantile",
+    "constant_band",
+    "functional_band",
+    "load_detector",
+    "load_monitor",
+    "load_traces",
+    "make_detector",
+    "score_trace",
+    "smallest_n",
+    "weighted_quantile",
+]

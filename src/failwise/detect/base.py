@@ -1,0 +1,188 @@
+"""What all detectors share: held scores between inferences, refusal of unfit episodes, and one way onto disk."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.detect.trace import Moment, Trace, checkpoint
+from failwise.errors import CheckpointError, DataError, SetupError
+
+FORMAT = "failwise-detector-1"
+Arrays = dict[str, NDArray[Any]]
+
+
+class Detector(ABC):
+    """A causal score of failure: higher means likelier to fail.
+
+    ``fit`` once, then for every episode ``reset`` and ``update`` at each step. ``update`` scores anew at the steps at
+    which the policy was asked and holds the score in between, unless a detector says otherwise.
+
+    Attributes:
+        name: as in the registry. needs_failures: whether ``fit`` learns from failures too.
+        needs_samples: whether it reads several sampled chunks an inference.
+    """
+
+    name: ClassVar[str]
+    needs_failures: ClassVar[bool] = False
+    needs_samples: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.features = 0
+        self.checkpoint = ""
+        self._held = 0.0
+
+    def fit(self, traces: Sequence[Trace], *, seed: int = 0) -> Self:
+        """Learn from recorded episodes.
+
+        Raises:
+            DataError: no successes; no failures, for a detector that learns from them; no sampled chunks, for one that
+                reads them; or features that are not finite.
+        """
+        failed = sum(t.failed for t in traces)
+        if failed == len(traces):
+            raise DataError(f"detector {self.name!r}: no successes among {len(traces)} episodes to fit on")
+        if self.needs_failures and not failed:
+            raise DataError(
+                f"detector {self.name!r} learns from failures, and there are none among {len(traces)} episodes; "
+                "collect more, or use one that learns from successes only (knn-cosine, mahalanobis, logpzo, ...)"
+            )
+        for t in traces:
+            if self.needs_samples and t.samples is None:
+                raise DataError(
+                    f"detector {self.name!r} compares several sampled chunks, and {t.meta.episode_id} has none; "
+                    "record them with: failwise collect --samples 8"
+                )
+            if not np.isfinite(t.features).all():
+                raise DataError(f"{t.meta.episode_id}: features that are not finite")
+        self.features = traces[0].features.shape[1]
+        self.checkpoint = checkpoint(traces[0].meta)
+        self._fit(traces, seed)
+        return self
+
+    def reset(self) -> None:
+        """Start an episode."""
+        self._held = 0.0
+        self._begin()
+
+    def update(self, moment: Moment) -> float:
+        """The score after this step's observation.
+
+        Raises:
+            DataError: features of another width than it was fitted on, or a score that is not finite.
+        """
+        if moment.features is not None:
+            if moment.features.shape != (self.features,):
+                raise DataError(
+                    f"detector {self.name!r} was fitted on features of width {self.features}, got "
+                    f"{moment.features.shape}: it belongs to another policy"
+                )
+            self._held = self._score(moment)
+            if not np.isfinite(self._held):
+                raise DataError(f"detector {self.name!r} gave {self._held} at step {moment.step}")
+        return self._held
+
+    @abstractmethod
+    def _fit(self, traces: Sequence[Trace], seed: int) -> None:
+        """Learn."""
+
+    @abstractmethod
+    def _score(self, moment: Moment) -> float:
+        """The score at an inference."""
+
+    def _begin(self) -> None:  # noqa: B027 - a detector without memory has nothing to forget
+        """Forget the last episode."""
+
+    @abstractmethod
+    def _arrays(self) -> Arrays:
+        """Everything learned, by name."""
+
+    @abstractmethod
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Inverse of ``_arrays``."""
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-able."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write detector.json and detector.safetensors."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in self._arrays().items()}, folder / "detector.safetensors")
+        about = {
+            "format": FORMAT,
+            "detector": self.name,
+            "options": self.options(),
+            "features": self.features,
+            "checkpoint_sha256": self.checkpoint,
+        }
+        (folder / "detector.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def load_from(self, folder: Path, about: Mapping[str, Any]) -> Self:
+        """Take over what ``save`` wrote.
+
+        Raises:
+            CheckpointError: damaged or incomplete.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            self._restore(load_file(folder / "detector.safetensors"))
+            self.features, self.checkpoint = int(about["features"]), str(about["checkpoint_sha256"])
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder} holds no usable detector ({str(error).splitlines()[0]})") from error
+        return self
+
+
+def score_trace(detector: Detector, trace: Trace) -> NDArray[np.float64]:
+    """The detector's score after each step, float64 (T,)."""
+    detector.reset()
+    return np.array([detector.update(moment) for moment in trace.moments()])
+
+
+def successful_features(traces: Sequence[Trace]) -> NDArray[np.float32]:
+    """All features of the successes, (M, D)."""
+    return np.concatenate([t.features for t in traces if not t.failed])
+
+
+class Scaler:
+    """Zero mean and unit variance a dimension, fitted on what it is given; constant dimensions stay at zero."""
+
+    def __init__(self) -> None:
+        self.mean = np.zeros(0, np.float32)
+        self.std = np.ones(0, np.float32)
+
+    def fit(self, x_MD: NDArray[np.float32]) -> Scaler:
+        """Fit."""
+        self.mean = x_MD.mean(0).astype(np.float32)
+        std = x_MD.std(0)
+        self.std = np.where(std > 1e-6, std, 1.0).astype(np.float32)
+        return self
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale (..., D)."""
+        out: NDArray[np.float32] = ((x - self.mean) / self.std).astype(np.float32)
+        return out
+
+    def arrays(self) -> Arrays:
+        """For ``_arrays``."""
+        return {"scaler.mean": self.mean, "scaler.std": self.std}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Inverse of ``arrays``."""
+        self.mean, self.std = np.asarray(arrays["scaler.mean"]), np.asarray(arrays["scaler.std"])
+
+
+def positive(name: str, value: float) -> None:
+    """Refuse an option that must be positive."""
+    if not value > 0:
+        raise SetupError(f"{name} must be positive, not {value}")

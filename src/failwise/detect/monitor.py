@@ -1,0 +1,127 @@
+"""A detector with its bands: the word on every step of a running episode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from failwise.detect.base import Detector, score_trace
+from failwise.detect.conformal import Band, constant_band, functional_band, smallest_n
+from failwise.detect.trace import Moment, Trace
+from failwise.errors import CheckpointError, DataError, SetupError
+from failwise.types import Verdict
+
+KINDS = {"functional": functional_band, "constant": constant_band}
+
+
+class Monitor:
+    """Says at every step whether an alarm is due; once raised, an alarm stays for the episode.
+
+    Args:
+        detector: fitted.
+        bands: by task; "" is the band of all tasks together, which also judges tasks without one of their own.
+    """
+
+    def __init__(self, detector: Detector, bands: Mapping[str, Band]) -> None:
+        if "" not in bands:
+            raise SetupError("a monitor needs a pooled band under the name ''")
+        self.detector, self.bands = detector, dict(bands)
+        self.reset("")
+
+    def reset(self, task: str = "") -> None:
+        """Start an episode of a task."""
+        self.detector.reset()
+        self.band = self.bands.get(task, self.bands[""])
+        self.alarmed_at: int | None = None
+
+    def update(self, moment: Moment) -> Verdict:
+        """The verdict after this step's observation."""
+        score, bound = self.detector.update(moment), self.band.upper(moment.step)
+        if score > bound and self.alarmed_at is None:
+            self.alarmed_at = moment.step
+        return Verdict(score, bound, self.alarmed_at is not None, moment.step)
+
+    def save(self, folder: Path) -> None:
+        """Write the detector and bands.json."""
+        self.detector.save(folder)
+        rows = {task: _band_json(band) for task, band in self.bands.items()}
+        (folder / "bands.json").write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, detector: Detector) -> Monitor:
+        """With the bands that were saved beside the detector.
+
+        Raises:
+            CheckpointError: there are none, or they are damaged.
+        """
+        try:
+            rows = json.loads((folder / "bands.json").read_text(encoding="utf-8"))
+            bands = {task: _band_from(row) for task, row in rows.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder} holds no usable bands ({error}); calibrate with: failwise detect fit"
+            ) from error
+        return cls(detector, bands)
+
+
+def calibrate(
+    detector: Detector, successes: Sequence[Trace], alpha: float, *, kind: str = "functional", per_task: bool = False,
+    seed: int = 0,
+) -> Monitor:  # fmt: skip
+    """Bands from successes that the detector was not fitted on.
+
+    Args:
+        detector: fitted on other episodes.
+        successes: the calibration episodes.
+        alpha: rate of false alarms over episodes.
+        kind: "functional" or "constant".
+        per_task: also a band of its own for every task that has enough successes for a finite one.
+        seed: of the functional band's split.
+
+    Raises:
+        DataError: an episode that failed, or too few successes for any finite bound.
+    """
+    if kind not in KINDS:
+        raise SetupError(f"unknown band {kind!r}; choose functional or constant")
+    if wrong := [t for t in successes if t.failed]:
+        raise DataError(f"{wrong[0].meta.episode_id} is no success: a band is calibrated on successes only")
+    needed = smallest_n(alpha) + (kind == "functional")
+    if len(successes) < needed:
+        possible = 1 / max(2, len(successes) - (kind == "functional") + 1)
+        raise DataError(
+            f"{len(successes)} calibration successes bound no false-alarm rate of {alpha:g}: at least {needed} are "
+            f"needed; collect more, or ask for alpha {possible:.2g} or more"
+        )
+    scores = [score_trace(detector, t) for t in successes]
+
+    def fit(rows: Sequence[int], task: str) -> Band:
+        chosen = [scores[i] for i in rows]
+        if kind == "functional":
+            return functional_band(chosen, alpha, seed=seed, task=task)
+        return constant_band(chosen, alpha, task=task)
+
+    bands = {"": fit(range(len(scores)), "")}
+    if per_task:
+        for task in sorted({t.meta.env_id for t in successes}):
+            rows = [i for i, t in enumerate(successes) if t.meta.env_id == task]
+            if len(rows) >= needed:
+                bands[task] = fit(rows, task)
+    return Monitor(detector, bands)
+
+
+def _band_json(band: Band) -> dict[str, Any]:
+    return {
+        "mean": band.mean.tolist(), "scale": band.scale.tolist(), "width": band.width, "alpha": band.alpha,
+        "n": band.n, "n_mean": band.n_mean, "task": band.task,
+    }  # fmt: skip
+
+
+def _band_from(row: Mapping[str, Any]) -> Band:
+    return Band(
+        np.asarray(row["mean"], np.float64), np.asarray(row["scale"], np.float64), float(row["width"]),
+        float(row["alpha"]), int(row["n"]), int(row["n_mean"]), str(row["task"]),
+    )  # fmt: skip

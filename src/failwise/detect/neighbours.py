@@ -1,0 +1,155 @@
+"""Distances to the features of successes: nearest neighbours, Mahalanobis, clusters in a principal subspace.
+
+The baselines of SAFE (arXiv 2506.09937) that need no failure. A score is of the present inference alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.detect.base import Arrays, Detector, Scaler, positive, successful_features
+from failwise.detect.trace import Moment, Trace
+
+
+class _Neighbours(Detector):
+    """Mean distance to the k nearest features of successes."""
+
+    metric: Literal["cosine", "euclidean"]
+
+    def __init__(self, k: int = 5, limit: int = 20_000) -> None:
+        super().__init__()
+        positive("k", k)
+        positive("limit", limit)
+        self.k, self.limit = k, limit
+        self.scaler = Scaler()
+        self.known = np.zeros((0, 0), np.float32)
+        self._known_squares: NDArray[np.float32] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"k": self.k, "limit": self.limit}
+
+    def _fit(self, traces: Sequence[Trace], seed: int) -> None:
+        features = successful_features(traces)
+        self.scaler.fit(features)
+        if len(features) > self.limit:
+            features = features[np.random.default_rng(seed).choice(len(features), self.limit, replace=False)]
+        self.known, self._known_squares = self._prepare(features), None
+
+    def _prepare(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        scaled = self.scaler(x)
+        if self.metric == "cosine":
+            scaled = scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), 1e-12)
+        return np.asarray(scaled, np.float32)
+
+    def _score(self, moment: Moment) -> float:
+        assert moment.features is not None
+        x = self._prepare(moment.features)
+        along = self.known @ x
+        if self.metric == "cosine":
+            distance = 1.0 - along
+        else:
+            distance = np.sqrt(np.maximum(self._squares() - 2.0 * along + x @ x, 0.0))
+        k = min(self.k, len(distance))
+        return float(np.partition(distance, k - 1)[:k].mean())
+
+    def _squares(self) -> NDArray[np.float32]:
+        """||known||^2, once."""
+        if self._known_squares is None:
+            self._known_squares = np.asarray((self.known**2).sum(1), np.float32)
+        return self._known_squares
+
+    def _arrays(self) -> Arrays:
+        return {"known": self.known, **self.scaler.arrays()}
+
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.scaler.restore(arrays)
+        self.known, self._known_squares = np.asarray(arrays["known"]), None
+
+
+class CosineNeighbours(_Neighbours):
+    """``mean over the k nearest of 1 - cos(e, e_i)``."""
+
+    name, metric = "knn-cosine", "cosine"
+
+
+class EuclideanNeighbours(_Neighbours):
+    """``mean over the k nearest of ||e - e_i||``."""
+
+    name, metric = "knn-euclidean", "euclidean"
+
+
+class Mahalanobis(Detector):
+    """``sqrt((e - mu)^T S^-1 (e - mu))`` with mean and shrunk covariance of the successes' features.
+
+    The shrinkage is Ledoit and Wolf's, by scikit-learn: with fewer inferences than features the covariance is singular.
+    """
+
+    name = "mahalanobis"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = np.zeros(0)
+        self.root = np.zeros((0, 0))
+
+    def _fit(self, traces: Sequence[Trace], seed: int) -> None:
+        from sklearn.covariance import LedoitWolf
+
+        fitted = LedoitWolf().fit(successful_features(traces).astype(np.float64))
+        self.mean = fitted.location_
+        # precision = root @ root.T, so that the distance is one matrix product and a norm
+        self.root = np.linalg.cholesky(fitted.precision_)
+
+    def _score(self, moment: Moment) -> float:
+        assert moment.features is not None
+        return float(np.linalg.norm((moment.features - self.mean) @ self.root))
+
+    def _arrays(self) -> Arrays:
+        return {"mean": self.mean, "root": self.root}
+
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.mean, self.root = np.asarray(arrays["mean"]), np.asarray(arrays["root"])
+
+
+class PCAKMeans(Detector):
+    """Distance to the nearest of k cluster centres of the successes' features in their principal subspace."""
+
+    name = "pca-kmeans"
+
+    def __init__(self, components: int = 32, clusters: int = 32) -> None:
+        super().__init__()
+        positive("components", components)
+        positive("clusters", clusters)
+        self.components, self.clusters = components, clusters
+        self.mean = np.zeros(0)
+        self.basis, self.centres = np.zeros((0, 0)), np.zeros((0, 0))
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"components": self.components, "clusters": self.clusters}
+
+    def _fit(self, traces: Sequence[Trace], seed: int) -> None:
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+
+        features = successful_features(traces).astype(np.float64)
+        pca = PCA(min(self.components, *features.shape), random_state=seed).fit(features)
+        self.mean, self.basis = pca.mean_, pca.components_.T
+        inside = (features - self.mean) @ self.basis
+        found = KMeans(min(self.clusters, len(inside)), n_init=4, random_state=seed).fit(inside)
+        self.centres = found.cluster_centers_
+
+    def _score(self, moment: Moment) -> float:
+        assert moment.features is not None
+        inside = (moment.features - self.mean) @ self.basis
+        return float(np.linalg.norm(self.centres - inside, axis=1).min())
+
+    def _arrays(self) -> Arrays:
+        return {"mean": self.mean, "basis": self.basis, "centres": self.centres}
+
+    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.mean, self.basis, self.centres = (np.asarray(arrays[k]) for k in ("mean", "basis", "centres"))

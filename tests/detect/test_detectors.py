@@ -1,0 +1,390 @@
+"""Every detector against a slow transcription of its equation; causality; folders; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from traces import D, meta, trace, traces
+
+from failwise import registry
+from failwise.detect import Moment, Trace, calibrate, load_detector, load_monitor, make_detector, score_trace
+from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
+from failwise.evaluate.detection import Scored, roc_auc
+
+NAMES = registry.names("detector")
+QUICK = {
+    "safe-mlp": {"hidden": 16, "epochs": 60, "learning_rate": 3e-3},
+    "safe-lstm": {"hidden": 16, "epochs": 60, "learning_rate": 3e-3},
+    "rnd": {"hidden": 16, "steps": 100},
+    "logpzo": {"hidden": 16, "steps": 100},
+    "pca-kmeans": {"components": 4, "clusters": 5},
+}
+TRAIN, OTHER = traces(30), traces(16, 1000)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def detector(request):
+    return make_detector(request.param, **QUICK.get(request.param, {})).fit(TRAIN, seed=1)
+
+
+def test_all_detectors_are_known():
+    assert len(NAMES) >= 18 and {"safe-mlp", "safe-lstm", "stac", "length"} <= set(NAMES)
+
+
+def test_changing_the_future_changes_no_past_score(detector):
+    whole, other = trace(2000, True), trace(2001, False)
+    scores = score_trace(detector, whole)
+    for cut in (1, 9, 30):
+        assert np.array_equal(score_trace(detector, whole.until(cut)), scores[:cut])
+        keep, rest = whole.asked < cut, other.asked >= cut
+        spliced = Trace(
+            whole.meta,
+            np.concatenate([whole.actions[:cut], other.actions[cut:]]),
+            np.concatenate([whole.asked[keep], other.asked[rest]]),
+            np.concatenate([whole.features[keep], other.features[rest]]),
+            np.concatenate([whole.samples[keep], other.samples[rest]]),
+            {k: np.concatenate([v[keep], other.info[k][rest]]) for k, v in whole.info.items()},
+        )
+        assert np.array_equal(score_trace(detector, spliced)[:cut], scores[:cut])
+
+
+def test_an_episode_leaves_nothing_behind(detector):
+    first = score_trace(detector, OTHER[0])
+    score_trace(detector, OTHER[1])
+    assert np.array_equal(score_trace(detector, OTHER[0]), first)
+
+
+def test_a_saved_detector_gives_the_same_scores(detector, tmp_path):
+    detector.save(tmp_path)
+    again = load_detector(tmp_path, "ab" * 32)
+    for t in OTHER[:4]:
+        np.testing.assert_allclose(score_trace(again, t), score_trace(detector, t), rtol=1e-5, atol=1e-6)
+    assert again.options() == detector.options()
+
+
+def test_the_same_seed_fits_the_same_detector(detector):
+    again = make_detector(detector.name, **detector.options()).fit(TRAIN, seed=1)
+    assert np.array_equal(score_trace(again, OTHER[0]), score_trace(detector, OTHER[0]))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("length", "speed", "stillness")])
+def test_it_tells_these_failures_from_successes(name):
+    longer = {"hidden": 32, "epochs": 150, "learning_rate": 3e-3} if name.startswith("safe") else QUICK.get(name, {})
+    fitted = make_detector(name, **longer).fit(traces(80))
+    cut = [t.until(28) for t in OTHER]
+    auc = roc_auc([Scored("a", t.failed, score_trace(fitted, t)) for t in cut])
+    # Standardised features near the mean have a random direction, which is all that the cosine sees.
+    assert auc > (0.65 if name == "knn-cosine" else 0.8), auc
+
+
+def test_fitting_leaves_the_random_state_alone(detector):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    make_detector(detector.name, **detector.options()).fit(TRAIN[:6])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# Slow transcriptions, in float64 and one number at a time.
+
+
+def scaled(fitted, e):
+    return [(float(x) - float(m)) / float(s) for x, m, s in zip(e, fitted.scaler.mean, fitted.scaler.std, strict=True)]
+
+
+def weights(fitted):
+    return {k: v.double().numpy() for k, v in fitted.network.state_dict().items()}
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def affine(w, b, x):
+    return [sum(wij * xj for wij, xj in zip(row, x, strict=True)) + bi for row, bi in zip(w, b, strict=True)]
+
+
+def at_inferences(fitted, t):
+    return score_trace(fitted, t)[t.asked]
+
+
+def test_safe_mlp_is_the_running_sum_of_sigmoids():
+    fitted = make_detector("safe-mlp", **QUICK["safe-mlp"]).fit(TRAIN)
+    w, total, expected = weights(fitted), 0.0, []
+    for e in OTHER[0].features:
+        hidden = [max(0.0, h) for h in affine(w["0.weight"], w["0.bias"], scaled(fitted, e))]
+        total += sigmoid(affine(w["3.weight"], w["3.bias"], hidden)[0])
+        expected.append(total)
+    np.testing.assert_allclose(at_inferences(fitted, OTHER[0]), expected, rtol=1e-4)
+
+
+def test_safe_mlp_loss_is_the_papers():
+    made = make_detector("safe-mlp", **QUICK["safe-mlp"])
+    network = torch.nn.Sequential(torch.nn.Linear(D, 1))
+    x, real, y = torch.randn(3, 5, D), torch.ones(3, 5), torch.tensor([1.0, 0.0, 1.0])
+    real[1, 3:] = 0
+    found = made._losses(network, x, real, y)
+    for i in range(3):
+        T = int(real[i].sum())
+        s, running = [], 0.0
+        for step in range(T):
+            running += sigmoid(float(network(x[i, step]).detach()))
+            s.append(running)
+        loss = sum((step + 1 - s[step]) if y[i] else s[step] for step in range(T)) / T
+        assert float(found[i].detach()) == pytest.approx(loss, rel=1e-5)
+
+
+def test_safe_lstm_is_an_lstm_over_the_inferences():
+    fitted = make_detector("safe-lstm", **QUICK["safe-lstm"]).fit(TRAIN)
+    w, n = weights(fitted), 16
+    h, c, expected = [0.0] * n, [0.0] * n, []
+    for e in OTHER[1].features:
+        x = affine(w["inp.weight"], w["inp.bias"], scaled(fitted, e))
+        gates = [
+            a + b
+            for a, b in zip(
+                affine(w["lstm.weight_ih_l0"], w["lstm.bias_ih_l0"], x),
+                affine(w["lstm.weight_hh_l0"], w["lstm.bias_hh_l0"], h),
+                strict=True,
+            )
+        ]
+        i, f, g, o = (gates[k * n : (k + 1) * n] for k in range(4))
+        c = [sigmoid(f[k]) * c[k] + sigmoid(i[k]) * math.tanh(g[k]) for k in range(n)]
+        h = [sigmoid(o[k]) * math.tanh(c[k]) for k in range(n)]
+        expected.append(sigmoid(affine(w["out.weight"], w["out.bias"], h)[0]))
+    np.testing.assert_allclose(at_inferences(fitted, OTHER[1]), expected, rtol=1e-4)
+
+
+def test_neighbours_by_brute_force():
+    cosine, euclidean = (make_detector(n, k=3).fit(TRAIN) for n in ("knn-cosine", "knn-euclidean"))
+    known = [scaled(cosine, e) for t in TRAIN if not t.failed for e in t.features]
+    for row, e in enumerate(OTHER[0].features[:4]):
+        x = scaled(cosine, e)
+        norm = math.sqrt(sum(v * v for v in x))
+        cos, euc = [], []
+        for k in known:
+            dot = sum(a * b for a, b in zip(x, k, strict=True))
+            cos.append(1 - dot / norm / math.sqrt(sum(v * v for v in k)))
+            euc.append(math.sqrt(sum((a - b) ** 2 for a, b in zip(x, k, strict=True))))
+        assert at_inferences(cosine, OTHER[0])[row] == pytest.approx(sum(sorted(cos)[:3]) / 3, abs=1e-5)
+        assert at_inferences(euclidean, OTHER[0])[row] == pytest.approx(sum(sorted(euc)[:3]) / 3, rel=1e-4)
+
+
+def test_mahalanobis_by_the_inverse_covariance():
+    from sklearn.covariance import ledoit_wolf
+
+    fitted = make_detector("mahalanobis").fit(TRAIN)
+    x = np.concatenate([t.features for t in TRAIN if not t.failed]).astype(np.float64)
+    inverse = np.linalg.inv(ledoit_wolf(x)[0])
+    for row, e in enumerate(OTHER[0].features):
+        away = e - x.mean(0)
+        assert at_inferences(fitted, OTHER[0])[row] == pytest.approx(math.sqrt(away @ inverse @ away), rel=1e-6)
+
+
+def test_pca_kmeans_is_the_distance_to_the_nearest_centre():
+    fitted = make_detector("pca-kmeans", **QUICK["pca-kmeans"]).fit(TRAIN)
+    for row, e in enumerate(OTHER[0].features):
+        inside = [float(sum((e - fitted.mean) * fitted.basis[:, k])) for k in range(4)]
+        distances = [math.dist(inside, centre) for centre in fitted.centres]
+        assert at_inferences(fitted, OTHER[0])[row] == pytest.approx(min(distances), rel=1e-6)
+    np.testing.assert_allclose(fitted.basis.T @ fitted.basis, np.eye(4), atol=1e-8)
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def slow_mlp(w, prefix, x, linears):
+    for i in range(linears):
+        x = affine(w[f"{prefix}.{2 * i}.weight"], w[f"{prefix}.{2 * i}.bias"], x)
+        if i < linears - 1:
+            x = [silu(v) for v in x]
+    return x
+
+
+def test_rnd_and_logpzo():
+    rnd, logpzo = (make_detector(n, **QUICK[n]).fit(TRAIN) for n in ("rnd", "logpzo"))
+    a, b = weights(rnd), weights(logpzo)
+    for row, e in enumerate(OTHER[0].features[:4]):
+        x = scaled(rnd, e)
+        gap = zip(slow_mlp(a, "predictor", x, 4), slow_mlp(a, "target", x, 3), strict=True)
+        assert at_inferences(rnd, OTHER[0])[row] == pytest.approx(sum((p - f) ** 2 for p, f in gap), rel=1e-3)
+        noise = [o + v for o, v in zip(x, slow_mlp(b, "flow", [*x, 0.0], 4), strict=True)]
+        assert at_inferences(logpzo, OTHER[0])[row] == pytest.approx(sum(z * z for z in noise), rel=1e-3)
+
+
+def test_logpzo_carries_successes_to_noise():
+    """On data that are normal already, the flow's endpoint has about D as its squared norm."""
+    random = np.random.default_rng(0)
+    normal = [
+        Trace(meta(i, False, 40), np.zeros((40, 3), np.float32), np.arange(40),
+              random.normal(3.0, 2.0, (40, D)).astype(np.float32))
+        for i in range(20)
+    ]  # fmt: skip
+    fitted = make_detector("logpzo", steps=1500).fit(normal)
+    far = replace(normal[0], features=normal[0].features + 20)
+    assert score_trace(fitted, far).mean() > 10 * score_trace(fitted, normal[1]).mean()
+
+
+def test_variance_entropy_and_motion_by_hand():
+    t = OTHER[0]
+    variance, entropy = (at_inferences(make_detector(n).fit(TRAIN), t) for n in ("variance", "entropy"))
+    for row, drawn in enumerate(t.samples.astype(np.float64)):
+        N, H, A = drawn.shape
+        v, h = 0.0, 0.0
+        for i in range(H):
+            for j in range(A):
+                column = [drawn[n, i, j] for n in range(N)]
+                mean = sum(column) / N
+                square = sum((x - mean) ** 2 for x in column)
+                v += square / N / (H * A)
+                h += 0.5 * math.log(2 * math.pi * math.e * square / (N - 1)) / (H * A)
+        assert variance[row] == pytest.approx(v, rel=1e-5) and entropy[row] == pytest.approx(h, rel=1e-5)
+    for name in ("reversals", "jerk", "speed", "stillness"):
+        fitted = make_detector(name, window=5).fit(TRAIN)
+        a = t.actions / fitted.scale
+        for step in (0, 1, 2, 3, 11, 20):
+            w = a[max(0, step - 4) : step + 1]
+            expected = {
+                "reversals": np.mean([w[i] @ w[i - 1] < 0 for i in range(1, len(w))]) if len(w) > 1 else 0.0,
+                "jerk": np.mean([math.dist(w[i] + w[i - 2], 2 * w[i - 1]) for i in range(2, len(w))])
+                if len(w) > 2 else 0.0,
+                "speed": np.mean([math.hypot(*x) for x in w]),
+                "stillness": -np.mean([math.hypot(*x) for x in w]),
+            }[name]  # fmt: skip
+            assert score_trace(fitted, t)[step] == pytest.approx(expected, abs=1e-6), (name, step)
+
+
+@pytest.mark.parametrize("options", [{}, {"distance": "kl"}, {"single": True}])
+def test_stac_compares_the_same_steps_of_two_inferences(options):
+    t, total, expected = OTHER[0], 0.0, [0.0]
+    for row in range(1, len(t.asked)):
+        ahead = int(t.asked[row] - t.asked[row - 1])
+        old = [x[ahead:].astype(np.float64).flatten() for x in t.samples[row - 1]]
+        new = [x[: 8 - ahead].astype(np.float64).flatten() for x in t.samples[row]]
+        if options.get("single"):
+            total += math.dist(old[0], new[0]) ** 2
+        else:
+            both = [*old, *new]
+            h = np.median([math.dist(both[i], both[j]) ** 2 for i in range(12) for j in range(i + 1, 12)])
+
+            def kernel(x, y, h=h):
+                return math.exp(-(math.dist(x, y) ** 2) / h)
+
+            if options.get("distance") == "kl":
+                logs = [
+                    math.log(sum(kernel(x, y) for y in old) / 6) - math.log(sum(kernel(x, y) for y in new) / 6)
+                    for x in old
+                ]
+                total += max(0.0, sum(logs) / 6)
+            else:
+                mean = lambda p, q: sum(kernel(x, y) for x in p for y in q) / 36  # noqa: E731
+                total += mean(old, old) + mean(new, new) - 2 * mean(old, new)
+        expected.append(total)
+    fitted = make_detector("stac", **options).fit(TRAIN)
+    np.testing.assert_allclose(at_inferences(fitted, t), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_stac_without_overlap_stays_at_zero():
+    t = trace(1, True, every=8)
+    assert not score_trace(make_detector("stac").fit(TRAIN), t).any()
+
+
+# What is refused.
+
+
+def test_bad_episodes_are_refused(detector):
+    name, options = detector.name, detector.options()
+    with pytest.raises(DataError, match="no successes among 4"):
+        make_detector(name, **options).fit([trace(i, True) for i in range(4)])
+    if detector.needs_failures:
+        with pytest.raises(DataError, match="learns from failures, and there are none among 4"):
+            make_detector(name, **options).fit([trace(i, False) for i in range(4)])
+    if detector.needs_samples:
+        with pytest.raises(DataError, match="has none; record them"):
+            make_detector(name, **options).fit([replace(t, samples=None) for t in TRAIN])
+    broken = replace(TRAIN[0], features=np.full_like(TRAIN[0].features, np.nan))
+    with pytest.raises(DataError, match="not finite"):
+        make_detector(name, **options).fit([broken, *TRAIN[1:]])
+
+
+def test_features_of_another_width_are_refused():
+    fitted = make_detector("mahalanobis").fit(TRAIN)
+    fitted.reset()
+    with pytest.raises(DataError, match="belongs to another policy"):
+        fitted.update(Moment(0, np.zeros(3, np.float32), np.zeros(D + 1, np.float32)))
+
+
+def test_a_score_that_is_not_finite_is_refused():
+    fitted = make_detector("mahalanobis").fit(TRAIN)
+    fitted.reset()
+    with pytest.raises(DataError, match=r"gave nan at step 3"):
+        fitted.update(Moment(3, np.zeros(3, np.float32), np.full(D, np.nan, np.float32)))
+
+
+def test_unknown_names_and_options():
+    with pytest.raises(UnknownNameError, match="safe-lstm"):
+        make_detector("safe-lsmt")
+    with pytest.raises(SetupError, match="colour"):
+        make_detector("rnd", colour=1)
+    with pytest.raises(SetupError, match="k must be positive"):
+        make_detector("knn-cosine", k=0)
+
+
+def test_folders_that_do_not_fit(tmp_path):
+    with pytest.raises(CheckpointError, match="failwise detect fit"):
+        load_detector(tmp_path)
+    make_detector("length").fit(TRAIN).save(tmp_path)
+    with pytest.raises(CheckpointError, match="was fitted on checkpoint abab"):
+        load_detector(tmp_path, "cd" * 32)
+    with pytest.raises(CheckpointError, match="no usable bands"):
+        load_monitor(tmp_path)
+    (tmp_path / "detector.safetensors").write_bytes(b"xx")
+    with pytest.raises(CheckpointError, match="no usable detector"):
+        load_detector(tmp_path)
+    about = json.loads((tmp_path / "detector.json").read_text())
+    (tmp_path / "detector.json").write_text(json.dumps({**about, "format": "failwise-detector-9"}))
+    with pytest.raises(CheckpointError, match="this version reads"):
+        load_detector(tmp_path)
+
+
+# The monitor.
+
+
+@pytest.mark.parametrize("kind", ["functional", "constant"])
+def test_the_monitor_agrees_with_its_band_and_comes_back_from_disk(tmp_path, kind):
+    fitted = make_detector("mahalanobis").fit(TRAIN)
+    calibration = [t for t in traces(60, 500) if not t.failed]
+    monitor = calibrate(fitted, calibration, 0.1, kind=kind)
+    monitor.save(tmp_path)
+    alarmed = {True: 0, False: 0}
+    for one in (monitor, load_monitor(tmp_path)):
+        for t in OTHER:
+            one.reset(t.meta.env_id)
+            verdicts = [one.update(m) for m in t.moments()]
+            expected = one.band.first_alarm(score_trace(fitted, t))
+            assert one.alarmed_at == expected
+            assert [v.alarm for v in verdicts] == [expected is not None and s >= expected for s in range(len(t))]
+            alarmed[t.failed] += expected is not None
+    assert alarmed[True] == 16 and alarmed[False] <= 6
+
+
+def test_a_task_with_enough_successes_gets_its_own_band():
+    here, there = traces(40), traces(10, 700, "tiny/push")
+    fitted = make_detector("length").fit(here)
+    monitor = calibrate(fitted, [t for t in here + there if not t.failed], 0.1, per_task=True)
+    assert set(monitor.bands) == {"", "tiny/reach"}
+    monitor.reset("tiny/push")
+    assert monitor.band is monitor.bands[""]
+
+
+def test_calibration_refuses_failures_and_too_few_successes():
+    fitted = make_detector("length").fit(TRAIN)
+    with pytest.raises(DataError, match="is no success"):
+        calibrate(fitted, OTHER, 0.1)
+    with pytest.raises(DataError, match=r"at least 10 are needed.*alpha"):
+        calibrate(fitted, [t for t in OTHER if not t.failed], 0.1)
