@@ -14,7 +14,9 @@ def meta(index: int, failed: bool, n_steps: int, task: str = "tiny/reach") -> Ep
     return EpisodeMeta(
         episode_id=f"{task.replace('/', '.')}.{index}", env_id=task, task=task.split("/")[1], instruction="go",
         env_seed=index, policy_seed=index, outcome=Outcome.TIMEOUT if failed else Outcome.SUCCESS, n_steps=n_steps,
-        step_limit=200, control_hz=20.0, provenance=Provenance(checkpoint_sha256="ab" * 32),
+        step_limit=200, control_hz=20.0,
+        success_once=not failed, success_at_end=not failed,
+        first_success_step=None if failed else n_steps - 1, provenance=Provenance(checkpoint_sha256="ab" * 32),
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "train": "turn recorded episodes into a policy or another model: failwise train METHOD",
     "improve": "the whole job: collect, learn from failures, choose on validation seeds, prove on test seeds",
     "evaluate": "compare policies and agents on paired seeds",
+    "detect": "fit, use or compare detectors of failure: failwise detect fit|score|bench",
     "report": "write the one-page HTML report of a run",
     "list": "name what is there: failwise list envs|policies|methods",
     "doctor": "check this machine, with the line that mends what is missing",

@@ -17,9 +17,9 @@ from failwise.errors import SetupError
 class List:
     """Name the environments, the kinds of policy, or the methods that this installation offers."""
 
-    what: Positional[Literal["envs", "policies", "methods"]]
+    what: Positional[Literal["envs", "policies", "methods", "detectors"]]
     """envs: one "suite/task" a line, as --env takes them. policies: what a policy folder may hold.
-    methods: what trains, and what steers sampling."""
+    methods: what trains, and what steers sampling. detectors: what notices that an episode is failing."""
 
 
 def _summary(plugin: object) -> str:
@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     if what == "envs":
         print("\n".join(_environments()))
         return 0
-    rows = list(_plugins("policy") if what == "policies" else _methods())
+    kinds = {"policies": "policy", "detectors": "detector"}
+    rows = list(_plugins(kinds[what]) if what in kinds else _methods())
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:
         print(f"{name:<{width}}  {summary}")

@@ -79,30 +79,52 @@ def early_auc(episodes: Sequence[Scored], share: float) -> float:
 
 
 def over_tasks(
-    episodes: Sequence[Scored], figure: Callable[[Sequence[Scored]], float], *, repeats: int = 1000, seed: int = 0,
-    confidence: float = 0.95,
+    folds: Sequence[Sequence[Scored]], figure: Callable[[Sequence[Scored]], float], *, repeats: int = 500,
+    seed: int = 0, confidence: float = 0.95,
 ) -> Estimate:  # fmt: skip
-    """A figure of all episodes, with a bootstrap interval that draws tasks, then episodes inside each.
+    """A figure, averaged over folds, with a bootstrap interval that draws tasks, then episodes inside each.
 
-    Tasks differ more than episodes of one task do, so an interval over episodes alone would be too narrow.
+    Tasks differ more than episodes of one task do, so an interval over episodes alone would be too narrow. Scores of
+    different folds come from detectors that were fitted apart, so they are never ranked against each other.
+
+    Args:
+        folds: the episodes of each fold.
+        figure: of one fold's episodes; NaN where it is not defined, which leaves the fold out.
+        repeats: bootstrap samples; 0 for the figure alone.
+        seed: of the drawing.
+        confidence: of the interval.
+
+    Raises:
+        DataError: no episodes.
     """
-    if not episodes:
+    if not any(folds):
         raise DataError("no episodes to evaluate a detector on")
-    by_task: dict[str, list[Scored]] = {}
-    for e in episodes:
-        by_task.setdefault(e.task, []).append(e)
-    names = sorted(by_task)
+    by_task = [_by_task(fold) for fold in folds if fold]
     random = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(repeats if len(names) > 1 else 0):
+
+    def draw(tasks: dict[str, list[Scored]]) -> list[Scored]:
         sample: list[Scored] = []
-        for name in random.choice(names, len(names)):
-            mine = by_task[str(name)]
+        for name in random.choice(sorted(tasks), len(tasks)):
+            mine = tasks[str(name)]
             sample += [mine[i] for i in random.integers(len(mine), size=len(mine))]
-        drawn.append(figure(sample))
+        return sample
+
+    def average(samples: Sequence[Sequence[Scored]]) -> float:
+        values = [x for x in map(figure, samples) if not np.isnan(x)]
+        return float(np.mean(values)) if values else float("nan")
+
+    enough = all(len(tasks) > 1 for tasks in by_task)
+    drawn = [average([draw(tasks) for tasks in by_task]) for _ in range(repeats if enough else 0)]
     kept = [x for x in drawn if not np.isnan(x)]
     low, high = np.quantile(kept, [(1 - confidence) / 2, (1 + confidence) / 2]) if kept else (np.nan, np.nan)
-    return Estimate(float(figure(episodes)), float(low), float(high), len(episodes))
+    return Estimate(average([fold for fold in folds if fold]), float(low), float(high), sum(map(len, folds)))
+
+
+def _by_task(episodes: Sequence[Scored]) -> dict[str, list[Scored]]:
+    out: dict[str, list[Scored]] = {}
+    for e in episodes:
+        out.setdefault(e.task, []).append(e)
+    return out
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,10 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
     seeds = list(TEST.claim(options.test_seeds))
     folder = out / "proof"
     named = {name: str(path) for name, path in arms.items()}
+    # First the arms on which the claim rests, then those that explain it: a run that is stopped has the former.
     main = {name: path for name, path in named.items() if name not in SIDE}
+    claim = {name: path for name, path in main.items() if name == "base" or name.startswith(("improved-", "extra-"))}
+    evaluate(env_ids, claim, seeds, folder, workers=options.workers, baseline="base")
     evaluate(env_ids, main, seeds, folder, workers=options.workers, baseline="base")
     evaluate(env_ids, named, seeds[: options.side_seeds or None], folder, workers=options.workers, baseline="base")
     # All episodes of both calls: pairs are made where both arms have the seed.

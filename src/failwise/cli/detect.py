@@ -1,0 +1,200 @@
+"""``failwise detect``: fit a detector with its bands, score episodes with it, or compare all detectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from failwise.cli.options import existing_folder, parse, writable_folder
+from failwise.errors import SetupError, UnknownNameError
+
+EPISODES = "episodes that 'failwise collect' wrote"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit a detector on recorded episodes, and calibrate its bands on successes that it was not fitted on."""
+
+    episodes: Path
+    """Folder of recorded episodes of one policy."""
+    out: Path
+    """Folder for the detector."""
+    detector: str = "safe-lstm"
+    """Which one: failwise list detectors."""
+    options: str = "{}"
+    """Its options as JSON, for example '{"hidden": 128}'."""
+    alpha: float = 0.1
+    """Largest rate of false alarms, over episodes that will succeed."""
+    band: str = "functional"
+    """functional: follows the scores of successes over time. constant: one threshold."""
+    per_task: bool = True
+    """Also a band of its own for every task that has enough successes for one."""
+    calibration: float = 0.4
+    """Share of the successes that calibrate; the others, and all failures, fit the detector."""
+    seed: int = 0
+    """Of the split and of the fit."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score recorded episodes with a detector: score, band and alarm of every step, as JSON lines."""
+
+    episodes: Path
+    """Folder of recorded episodes of the policy that the detector was fitted on."""
+    detector: Path
+    """Folder that 'failwise detect fit' wrote."""
+    out: Path | None = None
+    """File for one JSON line an episode with all steps; without it, a table only."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Compare all detectors on recorded episodes: fitted on some tasks, judged on others."""
+
+    episodes: Path
+    """Folder of recorded episodes of one policy, on at least two tasks a fold."""
+    out: Path
+    """Folder for detect.json and the picture."""
+    detectors: str = ""
+    """Which ones, with commas; without it all that these episodes have what they need for."""
+    folds: int = 3
+    """Folds of tasks; each task is unseen in one of them."""
+    alpha: float = 0.1
+    """Rate of false alarms of the bands."""
+    seed: int = 0
+    """Of folds, fits and intervals."""
+
+
+def fit(argv: Sequence[str]) -> int:
+    """Fit and calibrate; print what the band promises."""
+    import numpy as np
+
+    from failwise.detect import calibrate, load_traces, make_detector
+
+    asked = parse(Fit, argv, "detect fit")
+    existing_folder(asked.episodes, "--episodes", EPISODES)
+    if not 0 < asked.calibration < 1:
+        raise SetupError(f"--calibration {asked.calibration} must lie between 0 and 1")
+    detector = make_detector(asked.detector, **_options(asked.options))
+    writable_folder(asked.out)
+    traces = load_traces(asked.episodes)
+    wins = [t for t in traces if not t.failed]
+    order = np.random.default_rng(asked.seed).permutation(len(wins))
+    held = {wins[i].meta.episode_id for i in order[: round(asked.calibration * len(wins))]}
+    calibration = [t for t in wins if t.meta.episode_id in held]
+    detector.fit([t for t in traces if t.meta.episode_id not in held], seed=asked.seed)
+    monitor = calibrate(detector, calibration, asked.alpha, kind=asked.band, per_task=asked.per_task, seed=asked.seed)
+    monitor.save(asked.out)
+    for task, band in monitor.bands.items():
+        print(
+            f"{task or 'all tasks'}: at most {band.alpha:.0%} of the successes raise an alarm, "
+            f"from {band.n} calibration successes (and {band.n_mean} for the band's shape)"
+        )
+    print(asked.out)
+    return 0
+
+
+def score(argv: Sequence[str]) -> int:
+    """Score episodes; print a table, write JSON lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from failwise.detect import load_monitor, load_traces
+    from failwise.detect.trace import checkpoint
+
+    asked = parse(Score, argv, "detect score")
+    existing_folder(asked.episodes, "--episodes", EPISODES)
+    traces = load_traces(asked.episodes)
+    monitor = load_monitor(asked.detector, checkpoint(traces[0].meta))
+    table = Table("episode", "outcome", "steps", "largest score", "alarm at step", "of the episode")
+    lines = []
+    for t in traces:
+        monitor.reset(t.meta.env_id)
+        verdicts = [monitor.update(moment) for moment in t.moments()]
+        at = monitor.alarmed_at
+        share = "" if at is None else f"{(at + 1) / len(t):.0%}"
+        largest = max(v.score for v in verdicts)
+        table.add_row(
+            t.meta.episode_id, t.meta.outcome, str(len(t)), f"{largest:.3f}", "" if at is None else str(at), share
+        )
+        lines.append(
+            {
+                "episode": t.meta.episode_id,
+                "outcome": t.meta.outcome.value,
+                "alarm_step": at,
+                "scores": [round(v.score, 6) for v in verdicts],
+                "band": [round(v.band, 6) for v in verdicts],
+            }
+        )
+    if asked.out is not None:
+        writable_folder(asked.out.parent)
+        asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    Console().print(table)
+    return 0
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Compare; write detect.json and the picture."""
+    from failwise import registry
+    from failwise.detect import load_traces
+    from failwise.evaluate.detector_bench import BenchOptions, usable
+    from failwise.evaluate.detector_bench import bench as run
+    from failwise.report.detection import draw, table
+
+    asked = parse(Bench, argv, "detect bench")
+    existing_folder(asked.episodes, "--episodes", EPISODES)
+    known = registry.names("detector")
+    named = [name.strip() for name in asked.detectors.split(",") if name.strip()]
+    for name in named:
+        if name not in known:
+            raise UnknownNameError("detector", name, known)
+    writable_folder(asked.out)
+    traces = load_traces(asked.episodes)
+    names = named or usable(traces, known)
+    results = run(traces, names, BenchOptions(folds=asked.folds, alpha=asked.alpha, seed=asked.seed))
+    (asked.out / "detect.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    picture = draw(results, asked.out / "detect.png")
+    table(results)
+    print(asked.out / "detect.json")
+    print(picture)
+    return 0
+
+
+ACTIONS: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "fit": ("a detector and its bands, from recorded episodes", fit),
+    "score": ("scores and alarms of recorded episodes", score),
+    "bench": ("every detector on the same episodes: one table, one picture", bench),
+}
+
+
+def help_text() -> str:
+    """The actions, one a line."""
+    rows = "\n".join(f"  {name:<8} {summary}" for name, (summary, _) in ACTIONS.items())
+    return (
+        "usage: failwise detect ACTION [OPTIONS]\n\n"
+        f"actions:\n{rows}\n\n'failwise detect ACTION --help' shows its options."
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one action."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in ACTIONS:
+        raise UnknownNameError("detect action", name, ACTIONS)
+    return ACTIONS[name][1](rest)
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise SetupError(f"--options {text!r} is not JSON ({error})") from error
+    if not isinstance(options, dict):
+        raise SetupError(f"--options must be a JSON object, not {text!r}")
+    return options

@@ -1,0 +1,195 @@
+"""Every detector on the same recorded episodes: fitted on some tasks, judged on others.
+
+Tasks are dealt into folds; each fold's tasks are *unseen* once. Of the other, *seen* tasks 60% of the episodes fit the
+detector, the successes of 20% calibrate its band, and 20% are for the test. (SAFE, arXiv 2506.09937, holds out 30% of
+the tasks and fits on 60% of the seen episodes; folds make every task unseen once.)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from failwise import registry
+from failwise.detect import Detector, Trace, calibrate, make_detector, score_trace, smallest_n
+from failwise.errors import DataError
+from failwise.evaluate.detection import (
+    Scored,
+    alarms,
+    at_earliest_stop,
+    early_auc,
+    over_tasks,
+    pr_auc,
+    roc_auc,
+    timestep_accuracy,
+)
+
+ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+EARLY = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold's episodes, by index."""
+
+    fit: tuple[int, ...]
+    calibrate: tuple[int, ...]
+    seen: tuple[int, ...]
+    unseen: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How detectors are compared."""
+
+    folds: int = 3
+    """Folds of tasks; each task is unseen in one of them."""
+    alpha: float = 0.1
+    """Rate of false alarms of the bands, over episodes."""
+    seed: int = 0
+    """Of folds, fits and intervals."""
+    repeats: int = 500
+    """Bootstrap samples of each interval."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of a detector, by its name."""
+
+
+def splits(traces: Sequence[Trace], folds: int, seed: int) -> list[Split]:
+    """Folds of tasks, and inside the seen tasks 60 / 20 / 20% of each task's failures and successes.
+
+    Raises:
+        DataError: fewer than two tasks a fold.
+    """
+    random = np.random.default_rng(seed)
+    tasks = sorted({t.meta.env_id for t in traces})
+    if folds < 2 or len(tasks) < 2 * folds:
+        raise DataError(
+            f"{len(tasks)} tasks cannot be dealt into {folds} folds of at least 2 unseen ones; collect more tasks"
+        )
+    dealt = [set(part) for part in np.array_split(random.permutation(tasks), folds)]
+    out = []
+    for unseen_tasks in dealt:
+        parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+        for task in tasks:
+            if task in unseen_tasks:
+                continue
+            for failed in (False, True):
+                rows = [i for i, t in enumerate(traces) if t.meta.env_id == task and t.failed == failed]
+                rows = [rows[i] for i in random.permutation(len(rows))]
+                a, b = round(0.6 * len(rows)), round(0.8 * len(rows))
+                for part, more in zip(parts, (rows[:a], rows[a:b], rows[b:]), strict=True):
+                    part.extend(more)
+        unseen = tuple(i for i, t in enumerate(traces) if t.meta.env_id in unseen_tasks)
+        fit, middle, seen = (tuple(sorted(p)) for p in parts)
+        out.append(Split(fit, tuple(i for i in middle if not traces[i].failed), seen, unseen))
+    return out
+
+
+def usable(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
+    """The detectors whose needs these episodes meet: sampled chunks, or the scalars that some detectors read."""
+    out = []
+    for name in names:
+        kind = registry.load("detector", name)
+        scalar = getattr(kind, "scalar", None)
+        if kind.needs_samples and any(t.samples is None for t in traces):
+            continue
+        if scalar is not None and any(scalar not in t.info for t in traces):
+            continue
+        out.append(name)
+    return out
+
+
+def bench(traces: Sequence[Trace], names: Sequence[str], options: BenchOptions | None = None) -> dict[str, Any]:
+    """Fit, score and judge every detector; returns JSON-able figures.
+
+    Args:
+        traces: episodes of one policy on several tasks, both outcomes.
+        names: detectors, as in the registry.
+        options: how.
+
+    Raises:
+        DataError: too few tasks, or a detector cannot be fitted on these episodes.
+    """
+    options = options or BenchOptions()
+    folds = splits(traces, options.folds, options.seed)
+    fewest = min(len(fold.calibrate) for fold in folds)
+    if fewest < (needed := smallest_n(options.alpha) + 1):
+        raise DataError(
+            f"{fewest} calibration successes in a fold bound no false-alarm rate of {options.alpha:g}: at least "
+            f"{needed} are needed; collect more episodes, or ask for a larger alpha"
+        )
+    rows = {}
+    for name in names:
+        start = time.perf_counter()
+        rows[name] = _one(traces, name, folds, options)
+        took = time.perf_counter() - start
+        point = rows[name]["unseen"]["earliest"]["roc_auc"]["point"]
+        print(f"{name}: ROC-AUC {point:.3f} on unseen tasks by earliest stop ({took:.0f} s)", file=sys.stderr)
+    return {
+        "episodes": len(traces),
+        "failures": sum(t.failed for t in traces),
+        "tasks": sorted({t.meta.env_id for t in traces}),
+        "folds": [sorted({traces[i].meta.env_id for i in fold.unseen}) for fold in folds],
+        "alpha": options.alpha,
+        "calibration_successes": [len(fold.calibrate) for fold in folds],
+        "detectors": rows,
+    }
+
+
+def _one(traces: Sequence[Trace], name: str, folds: Sequence[Split], options: BenchOptions) -> dict[str, Any]:
+    seen: list[list[Scored]] = []
+    unseen: list[list[Scored]] = []
+    alarm_rows: list[dict[str, Any]] = []
+    for number, fold in enumerate(folds):
+        detector = make_detector(name, **options.options.get(name, {}))
+        detector.fit([traces[i] for i in fold.fit], seed=options.seed + number)
+        seen.append(_scored(detector, [traces[i] for i in fold.seen]))
+        unseen.append(_scored(detector, [traces[i] for i in fold.unseen]))
+        successes = [traces[i] for i in fold.calibrate]
+        possible = [a for a in sorted({*ALPHAS, options.alpha}) if len(successes) > smallest_n(a)]
+        for kind in ("functional", "constant"):
+            for alpha in possible:
+                monitor = calibrate(detector, successes, alpha, kind=kind)
+                for part, episodes in (("seen", seen[-1]), ("unseen", unseen[-1])):
+                    found = alarms(episodes, lambda task: monitor.bands[""])  # noqa: B023 - called at once
+                    alarm_rows.append({"kind": kind, "alpha": alpha, "part": part, "fold": number, **asdict(found)})
+    return {
+        "seen": _figures(seen, options),
+        "unseen": _figures(unseen, options),
+        "alarms": alarm_rows,
+    }
+
+
+def _scored(detector: Detector, traces: Sequence[Trace]) -> list[Scored]:
+    return [Scored(t.meta.env_id, t.failed, score_trace(detector, t)) for t in traces]
+
+
+def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[str, Any]:
+    """ROC- and PR-AUC at both ends, early detection, and accuracy a step."""
+    cut = [at_earliest_stop(fold) for fold in folds]
+    keywords = {"repeats": options.repeats, "seed": options.seed}
+
+    def steps(fold: Sequence[Scored]) -> float:
+        values = np.concatenate([e.scores for e in fold])
+        return timestep_accuracy(fold, np.quantile(values, np.linspace(0, 1, 101)))
+
+    out: dict[str, Any] = {
+        end: {
+            "roc_auc": asdict(over_tasks(which, roc_auc, **keywords)),
+            "pr_auc": asdict(over_tasks(which, pr_auc, repeats=0)),
+        }
+        for end, which in (("final", folds), ("earliest", cut))
+    }
+    out["early"] = {
+        f"{share:g}": asdict(over_tasks(folds, lambda fold, s=share: early_auc(fold, s), repeats=0)) for share in EARLY
+    }
+    out["timestep_accuracy"] = asdict(over_tasks(cut, steps, repeats=0))
+    out["by_task"] = {
+        task: roc_auc([e for e in fold if e.task == task]) for fold in cut for task in sorted({e.task for e in fold})
+    }
+    return out

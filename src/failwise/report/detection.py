@@ -1,0 +1,109 @@
+"""One table and one picture of all detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GREY, BLUE, ORANGE, RED = "#9aa3ad", "#2f6db3", "#d9822b", "#b3362f"
+
+
+def table(results: Mapping[str, Any]) -> None:
+    """Print ROC-AUC at both ends, and what the functional band's alarms came to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Table(
+        "detector", "seen, earliest", "unseen, earliest", "seen, final", "unseen, final", "false alarms seen",
+        "false alarms unseen", "detected unseen",
+        title=f"{results['episodes']} episodes, {len(results['tasks'])} tasks; ROC-AUC [95% over tasks]",
+    )  # fmt: skip
+    for name, row in _ranked(results):
+        cells = [_auc(row[part][end]["roc_auc"]) for end in ("earliest", "final") for part in ("seen", "unseen")]
+        seen, unseen = (_alarms(row, part, results["alpha"]) for part in ("seen", "unseen"))
+        out.add_row(name, *cells, f"{seen[0]}/{seen[1]}", f"{unseen[0]}/{unseen[1]}", f"{unseen[2]}/{unseen[3]}")
+    Console(width=160).print(out)
+
+
+def draw(results: Mapping[str, Any], path: Path) -> Path:
+    """Write the picture: ranking with intervals, accuracy against detection time, and coverage against its nominal."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ranked = _ranked(results)
+    figure, (left, middle, right) = pyplot.subplots(
+        1, 3, figsize=(17, 0.34 * len(ranked) + 2.8), width_ratios=(1.5, 1, 1), layout="constrained"
+    )
+    for y, (_, row) in enumerate(reversed(ranked)):
+        for part, colour, shift in (("seen", GREY, 0.14), ("unseen", BLUE, -0.14)):
+            auc = row[part]["earliest"]["roc_auc"]
+            left.plot([auc["lower"], auc["upper"]], [y + shift] * 2, color=colour, lw=2.2, solid_capstyle="round")
+            left.plot(auc["point"], y + shift, "o", color=colour, ms=6, label=f"{part} tasks" if y == 0 else None)
+    left.axvline(0.5, color=GREY, lw=1, ls=":")
+    left.set_yticks(range(len(ranked)), [name for name, _ in reversed(ranked)])
+    left.set_title("ROC-AUC by earliest stop, 95% over tasks")
+    left.legend(frameon=False, loc="lower right")
+    best = [name for name, _ in ranked[:4]] + [name for name, _ in ranked if name == "length"]
+    colours = [BLUE, ORANGE, RED, "#4c8c4a", GREY]
+    for name, colour in zip(dict.fromkeys(best), colours, strict=False):
+        rows = _by_alpha(results["detectors"][name], "unseen")
+        accuracy = [_mean([r["balanced_accuracy"] for r in rows[a]]) for a in rows]
+        when = [_mean([r["mean_detection"] for r in rows[a]]) for a in rows]
+        middle.plot(when, accuracy, "-o", color=colour, ms=4, label=name)
+        rate = [sum(r["false_alarms"] for r in rows[a]) / max(1, sum(r["successes"] for r in rows[a])) for a in rows]
+        seen = _by_alpha(results["detectors"][name], "seen")
+        held = [sum(r["false_alarms"] for r in seen[a]) / max(1, sum(r["successes"] for r in seen[a])) for a in seen]
+        right.plot(list(rows), rate, "-o", color=colour, ms=4, label=name)
+        right.plot(list(seen), held, "--", color=colour, lw=1.2)
+    middle.set(
+        title="unseen tasks: accuracy against time of alarm", xlabel="mean time of alarm, share of the episode",
+        ylabel="balanced accuracy",
+    )  # fmt: skip
+    middle.legend(frameon=False)
+    right.plot([0, 0.5], [0, 0.5], color=GREY, lw=1, ls=":")
+    right.set(
+        title="false alarms: unseen (solid), seen (dashed)", xlabel="nominal rate alpha", ylabel="measured rate",
+        xlim=(0, 0.52), ylim=(0, 1),
+    )  # fmt: skip
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return path
+
+
+def _ranked(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Best first, by unseen tasks and earliest stop."""
+    return sorted(
+        results["detectors"].items(), key=lambda item: -np.nan_to_num(item[1]["unseen"]["earliest"]["roc_auc"]["point"])
+    )
+
+
+def _by_alpha(row: Mapping[str, Any], part: str) -> dict[float, list[Any]]:
+    out: dict[float, list[Any]] = {}
+    for one in row["alarms"]:
+        if one["kind"] == "functional" and one["part"] == part:
+            out.setdefault(one["alpha"], []).append(one)
+    return out
+
+
+def _alarms(row: Mapping[str, Any], part: str, alpha: float) -> tuple[int, int, int, int]:
+    """False alarms, successes, detected, failures of the functional band over all folds."""
+    rows = _by_alpha(row, part)[alpha]
+    names = ("false_alarms", "successes", "detected", "failures")
+    first, second, third, fourth = (sum(r[name] for r in rows) for name in names)
+    return first, second, third, fourth
+
+
+def _auc(figure: Mapping[str, float]) -> str:
+    return f"{figure['point']:.3f} [{figure['lower']:.2f}, {figure['upper']:.2f}]"
+
+
+def _mean(values: list[float]) -> float:
+    kept = [v for v in values if not np.isnan(v)]
+    return float(np.mean(kept)) if kept else float("nan")

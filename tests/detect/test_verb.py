@@ -1,0 +1,93 @@
+"""``failwise detect`` on recorded episodes: fit, score, bench, and what each refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from traces import traces
+
+from failwise.cli import main
+from failwise.detect import load_traces
+from failwise.errors import DataError
+from failwise.evaluate.detector_bench import splits
+
+QUICK = '{"k": 3}'
+
+
+def test_recorded_episodes_come_back_as_traces(recorded):
+    found = {t.meta.episode_id: t for t in load_traces(recorded, lambda m: m.env_id == "tiny/push")}
+    assert len(found) == 50
+    for made in traces(50, 1000, "tiny/push"):
+        t = found[made.meta.episode_id]
+        assert (t.features == made.features).all() and (t.actions == made.actions).all()
+        assert (t.asked == made.asked).all() and t.failed == made.failed
+        assert t.info["risk"].tolist() == made.info["risk"].tolist()
+
+
+def test_fit_then_score(recorded, tmp_path, capsys):
+    out = tmp_path / "detector"
+    line = ["detect", "fit", "--episodes", str(recorded), "--out", str(out), "--detector", "mahalanobis"]
+    assert main([*line, "--alpha", "0.2"]) == 0
+    said = capsys.readouterr().out
+    assert "all tasks: at most 20% of the successes raise an alarm, from 28 calibration successes" in said
+    lines = tmp_path / "scores.jsonl"
+    assert main(["detect", "score", "--episodes", str(recorded), "--detector", str(out), "--out", str(lines)]) == 0
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(rows) == 200
+    for row in rows:
+        above = [t for t, (s, b) in enumerate(zip(row["scores"], row["band"], strict=True)) if s > b]
+        assert row["alarm_step"] == (above[0] if above else None)
+    detected = [r["alarm_step"] is not None for r in rows if r["outcome"] != "success"]
+    assert sum(detected) > 0.9 * len(detected)
+
+
+def test_bench_writes_figures_and_a_picture(recorded, tmp_path, capsys):
+    names = "mahalanobis,length,reversals,risk"
+    line = ["detect", "bench", "--episodes", str(recorded), "--out", str(tmp_path), "--detectors", names]
+    assert main([*line, "--folds", "2"]) == 0
+    results = json.loads((tmp_path / "detect.json").read_text())
+    assert list(results["detectors"]) == names.split(",") and results["episodes"] == 200
+    assert (tmp_path / "detect.png").read_bytes()[:4] == b"\x89PNG"
+    length, strong = results["detectors"]["length"], results["detectors"]["mahalanobis"]
+    assert length["unseen"]["earliest"]["roc_auc"]["point"] == 0.5, "by the earliest stop, the length knows nothing"
+    assert length["unseen"]["final"]["roc_auc"]["point"] > 0.95, "by the final end, it knows nearly everything"
+    auc = strong["unseen"]["earliest"]["roc_auc"]
+    assert auc["lower"] <= auc["point"] <= auc["upper"] and auc["point"] > 0.9
+    assert "mahalanobis" in capsys.readouterr().out
+
+
+def test_splits_hold_every_task_out_once_and_share_nothing():
+    episodes = [t for n, task in enumerate("abcdefg") for t in traces(20, 100 * n, f"tiny/{task}")]
+    folds = splits(episodes, 3, seed=4)
+    assert sorted(i for fold in folds for i in fold.unseen) == list(range(140))
+    for fold in folds:
+        parts = [set(fold.fit), set(fold.calibrate), set(fold.seen), set(fold.unseen)]
+        assert sum(map(len, parts)) == len(set().union(*parts))
+        assert not any(episodes[i].failed for i in fold.calibrate)
+        unseen = {episodes[i].meta.env_id for i in fold.unseen}
+        assert not unseen & {episodes[i].meta.env_id for i in [*fold.fit, *fold.calibrate, *fold.seen]}
+        assert len(fold.fit) == pytest.approx(0.6 * (140 - len(fold.unseen)))
+    with pytest.raises(DataError, match="2 tasks cannot be dealt into 3 folds"):
+        splits(episodes[:40], 3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["fit", "--episodes", "nowhere", "--out", "x"], "--episodes nowhere is not a folder"),
+        (["fit", "--episodes", "{}", "--out", "{out}", "--detector", "saef-mlp"], "Did you mean 'safe-mlp'"),
+        (["fit", "--episodes", "{}", "--out", "{out}", "--options", "k=3"], "is not JSON"),
+        (["fit", "--episodes", "{}", "--out", "{out}", "--detector", "length", "--alpha", "0.01"], "at least 100 are"),
+        (["fit", "--episodes", "{}", "--out", "{out}", "--detector", "stac"], "record them with"),
+        (["score", "--episodes", "{}", "--detector", "{out}"], "no detector at"),
+        (["bench", "--episodes", "{}", "--out", "{out}", "--detectors", "length", "--folds", "3"], "4 tasks cannot"),
+        (["bench", "--episodes", "{}", "--out", "{out}", "--folds", "2", "--alpha", "0.05"], "at least 20 are needed"),
+        (["fitt"], "unknown detect action"),
+    ],
+)
+def test_bad_requests_are_one_line(recorded, tmp_path, capsys, line, message):
+    given = [part.replace("{}", str(recorded)).replace("{out}", str(tmp_path)) for part in line]
+    assert main(["detect", *given]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and message in said[0], said
