@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -185,9 +186,9 @@ def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[s
         }
         for end, which in (("final", folds), ("earliest", cut))
     }
-    out["early"] = {
-        f"{share:g}": asdict(over_tasks(folds, lambda fold, s=share: early_auc(fold, s), repeats=0)) for share in EARLY
-    }
+    for share in EARLY:
+        found = over_tasks(folds, partial(early_auc, share=share), repeats=0)
+        out.setdefault("early", {})[f"{share:g}"] = asdict(found)
     out["timestep_accuracy"] = asdict(over_tasks(cut, steps, repeats=0))
     out["by_task"] = {
         task: roc_auc([e for e in fold if e.task == task]) for fold in cut for task in sorted({e.task for e in fold})
