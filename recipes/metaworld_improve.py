@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -139,6 +139,7 @@ def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
     results: dict[str, Any] = {
         "experiment": "metaworld_improve",
         "command": "python recipes/metaworld_improve.py",
+        "settings": json.loads(json.dumps(asdict(recipe.improve), default=str)),
         "base_sha256": weights_sha256(base),
         "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
         "versions": {p: version(p) for p in ("failwise", "torch", "numpy", "mujoco", "metaworld")},
@@ -148,7 +149,7 @@ def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
     }
     path = REPOSITORY / "docs" / "results" / "metaworld_improve.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1).replace(f"{recipe.out}/", "")
+    text = json.dumps(results, indent=1).replace(f"{recipe.out}/", "").replace(f'"{base}"', '"base"')
     path.write_text(text + "\n", encoding="utf-8")
     print(path, file=sys.stderr)
 

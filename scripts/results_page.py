@@ -1,4 +1,4 @@
-"""Make docs/results.md from docs/results/metaworld_improve.json, so that no figure is typed by hand.
+"""Make the results pages from the figures in docs/results/, so that no figure is typed by hand.
 
 python scripts/results_page.py
 """
@@ -10,45 +10,42 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-NOTES = DOCS / "results" / "notes.md"
-
-ORDER = (
-    "base",
-    "extra-1",
-    "c2",
-    "c1",
-    "fixed",
-    "adaptive",
-    "gated",
-    "best-of",
-    "improved-1",
-    "improved-2",
-    "improved-3",
-)
-MEANING = {
+PAGES = {  # page -> title, figures, notes
+    "results.md": ("Results", "metaworld_improve.json", "notes.md"),
+    "results_first_run.md": ("Results of the first run", "metaworld_improve_first_run.json", "notes_first_run.md"),
+}
+MEANING = {  # in the order of the tables
     "base": "behaviour cloning on 39 mixed-quality demonstrations a task",
+    "extra": "control: as many further training steps on the same demonstrations",
     "extra-1": "control: as many further training steps on the same demonstrations as one round took",
-    "recovery": "own successes and verified recoveries imitated, unguided",
     "c2": "control: self-imitation of own successes, no failure used",
     "c1": "control: negative guidance by a head that learned successes",
     "fixed": "F: AFIL, constant strength",
     "adaptive": "A: AFIL, strength follows the heads' cosine divergence",
     "gated": "AFIL, strength gated by the risk 1 - V(o)",
+    "recovery": "own successes and verified recoveries imitated, unguided",
     "best-of": "best of N chunks by the critic",
-    "improved-1": "what validation chose in round 1",
-    "improved-2": "what validation chose in round 2",
-    "improved-3": "what validation chose in round 3",
+    "improved-1": "the agent of round 1",
+    "improved-2": "the agent of round 2",
+    "improved-3": "the agent of round 3",
 }
+ORDER = tuple(MEANING)
 
 
 def main() -> None:
-    """Write the page."""
-    results = json.loads((DOCS / "results" / "metaworld_improve.json").read_text(encoding="utf-8"))
+    """Write the pages whose figures are there."""
+    for page, (title, figures, notes) in PAGES.items():
+        if (DOCS / "results" / figures).is_file():
+            write(DOCS / page, title, DOCS / "results" / figures, DOCS / "results" / notes)
+
+
+def write(page: Path, title: str, figures: Path, notes: Path) -> None:
+    """One page from its figures and notes."""
+    results = json.loads(figures.read_text(encoding="utf-8"))
     machine, minutes = results["machine"], results["minutes"]
     parts = [
-        "# Results",
-        "Made by `python scripts/results_page.py` from "
-        "[results/metaworld_improve.json](results/metaworld_improve.json); "
+        f"# {title}",
+        f"Made by `python scripts/results_page.py` from [results/{figures.name}](results/{figures.name}); "
         f"the experiment is `{results['command']}`.",
         f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
@@ -62,9 +59,9 @@ def main() -> None:
             "collected, and they took part in no choice. The base was cloned on them like on the others."
         )
         parts.append(section("Two tasks that no choice saw", results["tasks_that_no_choice_saw"], text))
-    if NOTES.is_file():
-        parts.append(NOTES.read_text(encoding="utf-8").strip())
-    (DOCS / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    if notes.is_file():
+        parts.append(notes.read_text(encoding="utf-8").strip())
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def section(title: str, run: dict[str, Any], text: str = "") -> str:
@@ -99,16 +96,17 @@ def section(title: str, run: dict[str, Any], text: str = "") -> str:
         "### Against the base",
         against(comparison),
     ]
-    for control in ("extra-1", "c2", "c1"):
+    for control in ("extra", "extra-1", "c2", "c1"):
         if f"against_{control}" in run:
             lines += [f"### Against {control} ({MEANING[control]})", against(run[f"against_{control}"])]
     for name, choice in run["choices"].items():
         got, critic = choice["collected"], choice["critic"]
         lines += [
             f"### {name}: collected and chosen",
-            f"{got['episodes']} own episodes, {got['successes']} successes, {got['verified_recoveries']} verified "
-            f"recoveries; held-out AUC of the value model {critic['held_out_auc_value']:.3f}; mean divergence of the "
-            f"heads {choice['divergence']:.3f}; chosen: `{choice['chosen']}`.",
+            f"{got['episodes']} own episodes, {got['successes']} successes, "
+            f"{got.get('verified_recoveries', 0)} verified recoveries; held-out AUC of the value model "
+            f"{critic['held_out_auc_value']:.3f}; mean divergence of the heads {choice['divergence']:.3f}; chosen: "
+            f"`{choice['chosen']}`.",
         ]
         if standings := choice["standings"]:
             rows = [[s["name"], f"{s['successes']}/{s['n']}", rate(s["successes"] / s["n"])] for s in standings]
