@@ -25,6 +25,7 @@ OPTIONS = ImproveOptions(
     extra="none",
     proof="short",
     recoveries="expert",
+    recoveries_per_failure=1,
 )
 
 
