@@ -116,6 +116,18 @@ def test_weights_mend_a_shift():
     assert plain / REPEATS > 0.3 and weighted / REPEATS <= monte_carlo_bound(ALPHA)
 
 
+def test_a_tie_with_the_bound_is_no_alarm_however_it_rounds():
+    """Mean + width * scale may round to below the very score that gave the width."""
+    random = np.random.default_rng(3)
+    rounded = 0
+    for _ in range(300):
+        mean, scale, score = random.normal(0, 1), random.uniform(0.1, 1), random.normal(3, 1)
+        band = Band(np.array([mean]), np.array([scale]), (score - mean) / scale, ALPHA, 10, 3)
+        assert not band.crossed(0, score) and band.first_alarm(np.array([score])) is None
+        rounded += score > band.upper(0)
+    assert rounded, "otherwise this would test nothing"
+
+
 def test_the_first_alarm_is_the_first_step_above_the_bound():
     band = Band(np.array([0.0, 1.0]), np.array([1.0, 0.5]), 2.0, ALPHA, 10, 3)
     assert [band.upper(t) for t in (0, 1, 7)] == [2.0, 2.0, 2.0]

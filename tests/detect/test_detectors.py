@@ -319,6 +319,13 @@ def test_features_of_another_width_are_refused():
         fitted.update(Moment(0, np.zeros(3, np.float32), np.zeros(D + 1, np.float32)))
 
 
+def test_an_inference_without_samples_is_refused():
+    fitted = make_detector("variance").fit(TRAIN)
+    fitted.reset()
+    with pytest.raises(DataError, match="step 4 has none"):
+        fitted.update(Moment(4, np.zeros(3, np.float32), np.zeros(D, np.float32)))
+
+
 def test_a_score_that_is_not_finite_is_refused():
     fitted = make_detector("mahalanobis").fit(TRAIN)
     fitted.reset()

@@ -83,6 +83,8 @@ class Detector(ABC):
                     f"detector {self.name!r} was fitted on features of width {self.features}, got "
                     f"{moment.features.shape}: it belongs to another policy"
                 )
+            if self.needs_samples and moment.samples is None:
+                raise DataError(f"detector {self.name!r} needs several sampled chunks, step {moment.step} has none")
             self._held = self._score(moment)
             if not np.isfinite(self._held):
                 raise DataError(f"detector {self.name!r} gave {self._held} at step {moment.step}")

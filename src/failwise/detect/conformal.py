@@ -105,6 +105,14 @@ class Band:
         at = min(step, len(self.mean) - 1)
         return float(self.mean[at] + self.width * self.scale[at])
 
+    def crossed(self, step: int, score: float) -> bool:
+        """Whether a score is above the bound: by the very ratio that the width was taken from.
+
+        ``score > upper(step)`` may round differently, and would then raise an alarm for a mere tie.
+        """
+        at = min(step, len(self.mean) - 1)
+        return bool((score - self.mean[at]) / self.scale[at] > self.width)
+
     def exceedance(self, scores_T: NDArray[Any]) -> float:
         """The largest ``(s_t - mean_t) / scale_t`` of an episode; an alarm is an exceedance above the width.
 

@@ -41,7 +41,7 @@ class Monitor:
     def update(self, moment: Moment) -> Verdict:
         """The verdict after this step's observation."""
         score, bound = self.detector.update(moment), self.band.upper(moment.step)
-        if score > bound and self.alarmed_at is None:
+        if self.alarmed_at is None and self.band.crossed(moment.step, score):
             self.alarmed_at = moment.step
         return Verdict(score, bound, self.alarmed_at is not None, moment.step)
 
