@@ -187,6 +187,11 @@ class EpisodeMeta(BaseModel):
     provenance: Provenance = Provenance()
     extra: Mapping[str, Any] = Field(default_factory=dict)
 
+    @property
+    def has_verdict(self) -> bool:
+        """Whether the episode tells of what acted; one that was aborted, or that a fault ended, does not."""
+        return self.outcome not in (Outcome.ERROR, Outcome.ABORTED)
+
 
 @dataclass(frozen=True)
 class EnvSpec:

@@ -5,6 +5,7 @@ None of these reads features or learns weights; ``fit`` only learns which dims m
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,14 +45,14 @@ class _Motion(Detector):
     def update(self, moment: Moment) -> float:
         """The score with this step's action."""
         self._recent.append(np.asarray(moment.action, np.float64) / self.scale)
-        return self._of(np.stack(self._recent))
+        return self._score(moment)
 
     def _score(self, moment: Moment) -> float:
-        raise NotImplementedError
+        return self._of(np.stack(self._recent))
 
+    @abstractmethod
     def _of(self, actions_WA: NDArray[np.float64]) -> float:
         """The score of a window of scaled actions (W, A), oldest first."""
-        raise NotImplementedError
 
     def _arrays(self) -> Arrays:
         return {"scale": self.scale}
@@ -110,10 +111,10 @@ class Length(Detector):
 
     def update(self, moment: Moment) -> float:
         """The number of steps so far."""
-        return float(moment.step + 1)
+        return self._score(moment)
 
     def _score(self, moment: Moment) -> float:
-        raise NotImplementedError
+        return float(moment.step + 1)
 
     def _arrays(self) -> Arrays:
         return {"none": np.zeros(1)}

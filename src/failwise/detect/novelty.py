@@ -9,15 +9,15 @@ norm of the noise that one Euler step reaches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from failwise.detect.base import Arrays, Detector, Scaler, positive, successful_features
+from failwise.detect.base import positive, successful_features
+from failwise.detect.network import NetworkDetector
 from failwise.detect.trace import Moment, Trace
 
 
@@ -30,7 +30,7 @@ def mlp(width: int, hidden: int, out: int, layers: int = 2) -> nn.Sequential:
     return nn.Sequential(*parts, nn.Linear(width, out))
 
 
-class _Learned(Detector):
+class _Learned(NetworkDetector[nn.ModuleDict]):
     """A network over standardised features of successes, trained by minibatches."""
 
     def __init__(self, hidden: int = 256, steps: int = 2000, batch: int = 256, learning_rate: float = 1e-3) -> None:
@@ -38,21 +38,18 @@ class _Learned(Detector):
         for name, value in (("hidden", hidden), ("steps", steps), ("batch", batch)):
             positive(name, value)
         self.hidden, self.steps, self.batch, self.learning_rate = hidden, steps, batch, learning_rate
-        self.scaler = Scaler()
-        self.network: nn.ModuleDict | None = None
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {name: getattr(self, name) for name in ("hidden", "steps", "batch", "learning_rate")}
 
-    def _build(self, width: int) -> nn.ModuleDict:
-        raise NotImplementedError
-
+    @abstractmethod
     def _loss(self, network: nn.ModuleDict, x_BD: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The loss."""
 
+    @abstractmethod
     def _value(self, network: nn.ModuleDict, x_BD: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The scores (B,)."""
 
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         features = successful_features(traces)
@@ -76,18 +73,6 @@ class _Learned(Detector):
         assert moment.features is not None
         with torch.inference_mode():
             return float(self._value(self.network, torch.from_numpy(self.scaler(moment.features))[None])[0])
-
-    def _arrays(self) -> Arrays:
-        assert self.network is not None, "fit or load it first"
-        weights = {f"network.{k}": v.numpy() for k, v in self.network.state_dict().items()}
-        return {**weights, **self.scaler.arrays()}
-
-    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.scaler.restore(arrays)
-        network = self._build(len(self.scaler.mean))
-        weights = {k[8:]: torch.from_numpy(np.array(v)) for k, v in arrays.items() if k.startswith("network.")}
-        network.load_state_dict(weights)
-        self.network = network.eval()
 
 
 class RND(_Learned):

@@ -12,7 +12,8 @@ successes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from failwise.detect.base import Arrays, Detector, Scaler, positive
+from failwise.detect.base import positive
+from failwise.detect.network import NetworkDetector
 from failwise.detect.trace import Moment, Trace
 
 
-class _Safe(Detector):
+class _Safe(NetworkDetector[nn.Module]):
     """What both share: padded batches, class weights, AdamW."""
 
     needs_failures = True
@@ -39,20 +41,15 @@ class _Safe(Detector):
             positive(name, value)
         self.hidden, self.layers, self.epochs = hidden, layers, epochs
         self.learning_rate, self.decay, self.batch, self.dropout = learning_rate, decay, batch, dropout
-        self.scaler = Scaler()
-        self.network: nn.Module | None = None
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
         names = ("hidden", "layers", "epochs", "learning_rate", "decay", "batch", "dropout")
         return {name: getattr(self, name) for name in names}
 
-    def _build(self, width: int) -> nn.Module:
-        raise NotImplementedError
-
+    @abstractmethod
     def _losses(self, network: nn.Module, x_BCD: Tensor, real_BC: Tensor, y_B: Tensor) -> Tensor:
         """One loss an episode, (B,)."""
-        raise NotImplementedError
 
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         self.scaler.fit(np.concatenate([t.features for t in traces]))
@@ -76,18 +73,6 @@ class _Safe(Detector):
                     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                     optimiser.step()
                     schedule.step()
-        self.network = network.eval()
-
-    def _arrays(self) -> Arrays:
-        assert self.network is not None, "fit or load it first"
-        weights = {f"network.{k}": v.numpy() for k, v in self.network.state_dict().items()}
-        return {**weights, **self.scaler.arrays()}
-
-    def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.scaler.restore(arrays)
-        network = self._build(len(self.scaler.mean))
-        weights = {k[8:]: torch.from_numpy(np.array(v)) for k, v in arrays.items() if k.startswith("network.")}
-        network.load_state_dict(weights)
         self.network = network.eval()
 
 

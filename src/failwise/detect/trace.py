@@ -103,8 +103,7 @@ def load_traces(
             raise DataError(f"no episode store at {path}; make one with: failwise collect")
         store = EpisodeStore(path, create=False)
         for meta in store.metas():
-            ended = meta.outcome not in (Outcome.ERROR, Outcome.ABORTED)
-            if ended and meta.n_steps and (keep is None or keep(meta)):
+            if meta.has_verdict and meta.n_steps and (keep is None or keep(meta)):
                 traces.append(_read(store, meta))
     if not traces:
         raise DataError(f"no finished episode in {stores}; a detector needs recorded successes and failures")

@@ -45,9 +45,10 @@ class RoundData:
     @cached_property
     def own(self) -> ChunkData:
         """Samples of all own episodes."""
-        from failwise.learn.data import has_verdict, load_chunks
+        from failwise.learn.data import load_chunks
 
-        return load_chunks(list(self.stores), self.policy.spec.horizon, has_verdict, cameras=self.policy.spec.cameras)
+        keep = self.policy.spec.cameras
+        return load_chunks(list(self.stores), self.policy.spec.horizon, lambda m: m.has_verdict, cameras=keep)
 
     @cached_property
     def demos(self) -> ChunkData | None:

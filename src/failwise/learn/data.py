@@ -65,11 +65,6 @@ class ChunkData:
         )
 
 
-def has_verdict(meta: EpisodeMeta) -> bool:
-    """Whether the episode tells of the policy; one that was aborted, or that a fault ended, does not."""
-    return meta.outcome not in (Outcome.ERROR, Outcome.ABORTED)
-
-
 def load_chunks(
     stores: Path | Sequence[Path], horizon: int, keep: Callable[[EpisodeMeta], bool] | None = None,
     cameras: Iterable[str] | None = None,
