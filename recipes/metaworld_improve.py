@@ -63,7 +63,9 @@ class Recipe:
             extra="one_round",
             side_seeds=34,
             demos_per_task=39,
-            heads=AFILTraining(fit=FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=100)),
+            heads=AFILTraining(
+                fit=FitOptions(steps=4000, copies=4, learning_rate=4e-4, warmup=100), recoveries_share=0.45
+            ),
             critic=CriticOptions(steps=900),
             threads=2,
         )

@@ -149,7 +149,7 @@ def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path)
     assert choice["collected"]["verified_recoveries"] == len(verified) > 0
     failed = {m.episode_id for m in EpisodeStore(run / "round1" / "episodes").metas() if m.outcome != "success"}
     tried = EpisodeStore(run / "round1" / "recoveries").metas()
-    assert {m.extra["recovers"] for m in tried} == failed and len(tried) == 2 * len(failed)
+    assert {m.extra["recovers"] for m in tried} == failed and len(tried) >= 2 * len(failed)
     assert {"recovery", "recovery-gated"} <= {s["name"] for s in choice["standings"]}
     assert {"c2", "gated-1"} <= {s["name"] for s in choice["standings"]}, (
         "those without an expert stay in the comparison"

@@ -26,6 +26,7 @@ OPTIONS = ImproveOptions(
     proof="short",
     recoveries="expert",
     recoveries_per_failure=1,
+    recovery_backoff=0,
 )
 
 

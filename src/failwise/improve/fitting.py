@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from failwise.errors import CheckpointError, DataError
 from failwise.improve.options import ImproveOptions
-from failwise.types import Outcome
+from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
     from failwise.learn.critic import Judged
@@ -75,7 +75,6 @@ def fit_with_recoveries(data: RoundData) -> int:
     Raises:
         DataError: no recovery succeeded.
     """
-    from failwise.generate import RecoveryItem, recover
     from failwise.learn.data import load_chunks
 
     folder, options = data.folder, data.options
@@ -83,11 +82,13 @@ def fit_with_recoveries(data: RoundData) -> int:
     if not takeovers_file.is_file():
         takeovers_file.write_text(json.dumps(_takeovers(data), indent=1) + "\n", encoding="utf-8")
     takeovers: list[dict[str, Any]] = json.loads(takeovers_file.read_text(encoding="utf-8"))
-    items = [RecoveryItem(source=str(data.stores[-1]), limit=options.recovery_steps, **one) for one in takeovers]
-    metas = recover(items, folder / "recoveries", workers=options.workers)
+    metas = _recover(takeovers, data, "recoveries")
+    for number in range(1, options.recovery_backoff + 1):
+        takeovers = takeovers + earlier_takeovers(takeovers, metas)
+        metas = _recover(takeovers, data, f"recoveries, {number} earlier")
     verified = sum(m.outcome == Outcome.SUCCESS for m in metas)
     if not verified:
-        raise DataError(f"the expert recovered from none of {len(items)} failures; use --recoveries none")
+        raise DataError(f"the expert recovered from none of {len(takeovers)} takeovers; use --recoveries none")
     stores = [p for s in data.stores if (p := s.parent / "recoveries").is_dir()]
     network, critic = folder / "recovery_network", folder / "recovery_critic"
     if not ((network / "config.json").is_file() and (critic / "critic.json").is_file()):
@@ -144,6 +145,39 @@ def _takeovers(data: RoundData) -> list[dict[str, Any]]:
             for attempt, step in enumerate([onsets[meta.episode_id], *map(int, others)], start=1):
                 one = {"failed": meta.episode_id, "env_id": meta.env_id, "env_seed": meta.env_seed}
                 out.append({**one, "takeover": step, "attempt": attempt})
+    return out
+
+
+def _recover(takeovers: Sequence[dict[str, Any]], data: RoundData, title: str) -> list[EpisodeMeta]:
+    """Run the takeovers that the round's store does not hold yet; the metas of all."""
+    from failwise.generate import RecoveryItem, recover
+
+    source, limit = str(data.stores[-1]), data.options.recovery_steps
+    items = [RecoveryItem(source=source, limit=limit, **one) for one in takeovers]
+    return recover(items, data.folder / "recoveries", workers=data.options.workers, title=title)
+
+
+def earlier_takeovers(takeovers: Sequence[dict[str, Any]], metas: Sequence[EpisodeMeta]) -> list[dict[str, Any]]:
+    """One more takeover for each failure that no recovery mended, at half the earliest step tried: before it was lost.
+
+    Some states cannot be left, a ball out of reach for example. The latest step from which a failure can still be
+    turned is searched backwards; the environment's repeatability makes that exact.
+
+    Args:
+        takeovers: those tried so far, as the fields of a ``RecoveryItem``.
+        metas: of the recoveries tried so far.
+    """
+    mended = {m.extra["recovers"] for m in metas if m.outcome == Outcome.SUCCESS}
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for one in takeovers:
+        if one["failed"] not in mended:
+            tried.setdefault(one["failed"], []).append(one)
+    out = []
+    for attempts in tried.values():
+        earliest = min(one["takeover"] for one in attempts)
+        if earliest > 0:
+            last = max(one["attempt"] for one in attempts)
+            out.append({**attempts[0], "takeover": earliest // 2, "attempt": last + 1})
     return out
 
 

@@ -30,6 +30,8 @@ class ImproveOptions:
     """Steps that the expert gets for a recovery."""
     recoveries_per_failure: int = 2
     """Takeovers tried for each failure: one where the value fell most, the others at random steps of the episode."""
+    recovery_backoff: int = 2
+    """Further takeovers for a failure that no recovery mended, each at half the earliest step tried before."""
     look_every: int = 4
     """While collecting, also record a picture every so many steps: more samples for the same episodes."""
     validation_seeds: tuple[int, ...] = (5, 10, 15)
@@ -69,6 +71,8 @@ class ImproveOptions:
         for name in ("episodes", "rounds", "test_seeds", "workers", "threads", "recoveries_per_failure"):
             if getattr(self, name) < 1:
                 raise SetupError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.recovery_backoff < 0:
+            raise SetupError(f"--recovery-backoff must not be negative, not {self.recovery_backoff}")
         if not self.validation_seeds or min(self.validation_seeds) < 1:
             raise SetupError("--validation-seeds must name at least one rung of at least 1 seed a task")
         if min(self.samples, default=2) < 2:
