@@ -55,8 +55,30 @@ class PolicyAgent:
             raise SetupError(f"execute must be 1 to the policy's horizon {policy.spec.horizon}, not {self.execute}")
         self._about = about or Provenance(agent=policy.spec.kind)
         self._generator: Any = None
+        self.watch()
 
     actor = Actor.POLICY
+
+    def watch(self, features: str = "prefix-mean", samples: int = 0) -> None:
+        """What to give detectors with every chunk. It changes nothing of what is done.
+
+        Args:
+            features: which ones, see ``failwise.policies.pooling``.
+            samples: N further chunks an inference, drawn without steering from the same encoding; 0 draws none.
+
+        Raises:
+            SetupError: the policy cannot give that.
+        """
+        from failwise.policies.pooling import DEFAULT, Pooling
+
+        self.pooling, self.samples = Pooling.parse(features), samples
+        if samples < 0 or samples == 1:
+            raise SetupError(f"samples must be 0, or at least 2 to compare with each other, not {samples}")
+        if not self.generative and (samples or features != DEFAULT):
+            raise SetupError(
+                f"a policy of kind {self.policy.spec.kind!r} gives one chunk and its own features; "
+                "sampled chunks and other features need a flow- or diffusion-based policy"
+            )
 
     def begin(self, env: Environment | None, seed: int) -> None:
         """Start an episode. ``env`` is only for agents that may see the simulator (experts)."""
@@ -64,6 +86,8 @@ class PolicyAgent:
             import torch
 
             self._generator = torch.Generator().manual_seed(seed)
+            # Chunks for detectors come from a stream of their own: watching a policy does not change it.
+            self._aside = torch.Generator().manual_seed(seed + (1 << 40))
         else:
             self.policy.reset(seed)
 
@@ -74,19 +98,28 @@ class PolicyAgent:
             EpisodeError: the policy returned a number that is not finite.
         """
         start = time.perf_counter()
+        drawn = None
         if not self.generative:
             chunk: ActionChunk = self.policy.infer([observation])[0]
             actions, features, info = chunk.actions, chunk.features, dict(chunk.info)
         else:
-            from failwise.steer import Unsteered, sample
+            from failwise.steer import Several, Unsteered, sample
 
             context = self.policy.encode([observation])
+            if self.pooling.needs_hidden:
+                if not hasattr(context, "hidden"):
+                    raise SetupError(f"a policy of kind {self.policy.spec.kind!r} keeps no {self.pooling.text}")
+                context.hidden = []
             sampled = sample(self.policy, context, self.steering or Unsteered(), self._generator)
-            actions = self.policy.decode(sampled.actions_BHA)[0]
-            features, info = context.features_BD[0].float().numpy(), sampled.info[0]
+            actions, info = self.policy.decode(sampled.actions_BHA)[0], sampled.info[0]
+            features = self.pooling(context, sampled.index_B)[0].numpy()
+            if self.samples:
+                context.hidden = None
+                more = sample(self.policy, context, Several(self.samples), self._aside)
+                drawn = more.samples_BNHA[0].float().numpy()
         if not np.isfinite(actions).all():
             raise EpisodeError("the policy returned actions that are not finite")
-        return ActionChunk(actions[: self.execute], time.perf_counter() - start, features, info)
+        return ActionChunk(actions[: self.execute], time.perf_counter() - start, features, info, drawn)
 
     def provenance(self) -> Provenance:
         """Checkpoint and versions."""

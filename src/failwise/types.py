@@ -68,7 +68,8 @@ class ActionChunk:
     Attributes:
         actions: float32 (H, A).
         latency_s: wall-clock seconds from observation to chunk.
-        features: backbone features (D,) of the observation, for detectors, or None.
+        features: features (D,) of this inference, for detectors, or None.
+        samples: further chunks (N, H, A) drawn for the same observation, normalised, for detectors, or None.
         info: named scalars about this chunk (guidance strength, head divergence, critic score, risk, ...).
     """
 
@@ -76,6 +77,7 @@ class ActionChunk:
     latency_s: float = 0.0
     features: VectorF32 | None = None
     info: Mapping[str, float] = field(default_factory=dict)
+    samples: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from failwise.errors import DataError, EpisodeError, SetupError, StoreError
-from failwise.store import EpisodeStore, episode_id
+from failwise.store import EpisodeStore, check, episode_id
 from failwise.types import Outcome
 
 from .samples import (
@@ -212,6 +212,24 @@ def test_looks_that_cannot_be_recorded(store, step, wrong, complaint):
     writer.look(0, {"corner": np.zeros((4, 4, 3), np.uint8)})
     with pytest.raises(EpisodeError, match=complaint):
         writer.look(step, wrong)
+
+
+def test_sampled_chunks_are_read_back_and_must_be_alike(store):
+    writer = store.begin("drawn")
+    drawn = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    writer.features(0, np.zeros(3), drawn)
+    with pytest.raises(EpisodeError, match=r"samples have shape \(3, 4, 3\)"):
+        writer.features(1, np.zeros(3), np.zeros((3, 4, 3)))
+    with pytest.raises(EpisodeError, match="samples have shape None"):
+        writer.features(1, np.zeros(3))
+    with pytest.raises(EpisodeError, match="must be finite and"):
+        writer.features(1, np.zeros(3), drawn * np.nan)
+    writer.features(1, np.zeros(3), drawn + 1)
+    for step in range(2):
+        writer.step(step_record(step))
+    writer.commit(meta_for("drawn", n_steps=2, n_frames=0, first_success_step=0))
+    np.testing.assert_array_equal(store.read("drawn").samples(), np.stack([drawn, drawn + 1]))
+    assert check(store).sound
 
 
 def test_features_snapshots_and_cameras_that_cannot_be_recorded(store):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from failwise.cli.options import agent_for, arm_name, parse, worker_count, writable_folder
 from failwise.errors import SetupError
+from failwise.policies.pooling import Pooling
 from failwise.seeds import COLLECT, DEMOS
 from failwise.types import EpisodeMeta, Outcome
 
@@ -42,6 +43,10 @@ class Collect:
     the expert, which looks at none, else 0."""
     snapshot_every: int = 0
     """Record the simulation's complete state every so many steps; 0: never."""
+    features: str = "prefix-mean"
+    """Which features are recorded for detectors: prefix-mean, expert-mean, prefix-mean+expert-mean, ..."""
+    samples: int = 0
+    """Further chunks to draw and record at every inference, for detectors that compare several; 0: none."""
     workers: int = 2
     """Worker processes."""
 
@@ -80,6 +85,11 @@ def main(argv: Sequence[str]) -> int:
     for name, steps in (("--look-every", look_every), ("--snapshot-every", options.snapshot_every)):
         if steps < 0:
             raise SetupError(f"{name} counts steps: 0 or more, not {steps}")
+    if options.samples < 0 or options.samples == 1:
+        raise SetupError(f"--samples {options.samples}: 0, or at least 2 to compare with each other")
+    if expert and (options.samples or options.features != "prefix-mean"):
+        raise SetupError("--samples and --features are a policy's; the expert has neither")
+    Pooling.parse(options.features)
     wording = ("training" if expert else "default") if options.wording == "auto" else options.wording
     seeds = (DEMOS if expert else COLLECT).claim(options.episodes, options.offset)
     agent = f"expert:{quality}" if expert else options.policy
@@ -100,6 +110,8 @@ def main(argv: Sequence[str]) -> int:
             look_every=look_every,
             wording=wording,
             snapshot_every=options.snapshot_every,
+            features=options.features,
+            samples=options.samples,
         ),
         title=arm,
     )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.trace import Moment, Trace, checkpoint
+from failwise.detect.trace import Moment, Trace, checkpoint, features_of
 from failwise.errors import CheckpointError, DataError, SetupError
 
 FORMAT = "failwise-detector-1"
@@ -27,6 +27,8 @@ class Detector(ABC):
     Attributes:
         name: as in the registry. needs_failures: whether ``fit`` learns from failures too.
         needs_samples: whether it reads several sampled chunks an inference.
+        features, pooling: width and kind of the features that it was fitted on. samples: chunks an inference, 0 where
+            it reads none. checkpoint: SHA-256 of the policy's weights.
     """
 
     name: ClassVar[str]
@@ -35,6 +37,8 @@ class Detector(ABC):
 
     def __init__(self) -> None:
         self.features = 0
+        self.pooling = ""
+        self.samples = 0
         self.checkpoint = ""
         self._held = 0.0
 
@@ -62,6 +66,9 @@ class Detector(ABC):
             if not np.isfinite(t.features).all():
                 raise DataError(f"{t.meta.episode_id}: features that are not finite")
         self.features = traces[0].features.shape[1]
+        self.pooling = features_of(traces[0].meta)
+        drawn = traces[0].samples
+        self.samples = drawn.shape[1] if self.needs_samples and drawn is not None else 0
         self.checkpoint = checkpoint(traces[0].meta)
         self._fit(traces, seed)
         return self
@@ -124,6 +131,8 @@ class Detector(ABC):
             "detector": self.name,
             "options": self.options(),
             "features": self.features,
+            "pooling": self.pooling,
+            "samples": self.samples,
             "checkpoint_sha256": self.checkpoint,
         }
         (folder / "detector.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -140,6 +149,7 @@ class Detector(ABC):
         try:
             self._restore(load_file(folder / "detector.safetensors"))
             self.features, self.checkpoint = int(about["features"]), str(about["checkpoint_sha256"])
+            self.pooling, self.samples = str(about["pooling"]), int(about["samples"])
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder} holds no usable detector ({str(error).splitlines()[0]})") from error
         return self

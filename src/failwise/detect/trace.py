@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from failwise.errors import DataError
+from failwise.policies.pooling import DEFAULT
 from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta, Outcome
 
@@ -109,6 +110,10 @@ def load_traces(
         raise DataError(f"no finished episode in {stores}; a detector needs recorded successes and failures")
     first = traces[0]
     for t in traces:
+        if (mine := features_of(t.meta)) != (theirs := features_of(first.meta)):
+            raise DataError(
+                f"{t.meta.episode_id} has features {mine!r}, {first.meta.episode_id} has {theirs!r}; use one kind"
+            )
         if t.features.shape[1] != first.features.shape[1]:
             raise DataError(
                 f"{t.meta.episode_id} has features of width {t.features.shape[1]}, {first.meta.episode_id} of "
@@ -134,4 +139,10 @@ def _read(store: EpisodeStore, meta: EpisodeMeta) -> Trace:
         raise DataError(f"{meta.episode_id} has no policy features from step 0 on; record it with: failwise collect")
     starts, info = episode.chunk_starts(), episode.info()
     rows = np.searchsorted(starts, asked)
-    return Trace(meta, episode.actions(), asked, features, None, {k: v[rows] for k, v in info.items()})
+    scalars = {k: v[rows] for k, v in info.items()}
+    return Trace(meta, episode.actions(), asked, features, episode.samples(), scalars)
+
+
+def features_of(meta: EpisodeMeta) -> str:
+    """Which of the policy's features an episode holds, as ``failwise.policies.pooling`` names them."""
+    return str(meta.extra.get("features", DEFAULT))

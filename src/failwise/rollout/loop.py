@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from failwise.agent import PolicyAgent
 from failwise.errors import EpisodeError, SetupError
+from failwise.policies.pooling import DEFAULT as DEFAULT_FEATURES
 from failwise.store import episode_id
 from failwise.types import EpisodeMeta, FailureEvent, Outcome, StepRecord
 
@@ -50,6 +52,8 @@ class RolloutOptions:
             trained on.
         snapshot_every: record the simulation's state every so many steps; 0 records none.
         env_options: passed to the environment.
+        features: which of the policy's features are recorded, see ``failwise.policies.pooling``.
+        samples: further chunks that are drawn and recorded at every inference, for detectors; 0 draws none.
     """
 
     look_every: int = 0
@@ -57,6 +61,8 @@ class RolloutOptions:
     wording: Literal["default", "training", "held_out"] = "default"
     snapshot_every: int = 0
     env_options: Mapping[str, Any] = field(default_factory=dict)
+    features: str = "prefix-mean"
+    samples: int = 0
 
 
 def instruction_for(env: Environment, wording: str, seed: int) -> str:
@@ -82,6 +88,8 @@ def run_episode(
     conditions: dict[str, bool] = dict.fromkeys(spec.conditions, False)
     outcome, error = Outcome.TIMEOUT, ""
     try:
+        if isinstance(agent, PolicyAgent):
+            agent.watch(options.features, options.samples)
         agent.begin(env, item.policy_seed)
         observation, _ = env.reset(seed=item.env_seed, options={"instruction": instruction})
         pending: list[Any] = []
@@ -98,7 +106,7 @@ def run_episode(
             if options.snapshot_every and step % options.snapshot_every == 0:
                 writer.snapshot(step, env.snapshot())
             if infer and chunk is not None and chunk.features is not None:
-                writer.features(step, chunk.features)
+                writer.features(step, chunk.features, chunk.samples)
             action = pending.pop(0)
             state = observation.state
             observation, reward, terminated, truncated, info = env.step(action)
@@ -146,6 +154,7 @@ def run_episode(
         failure_events=_events(outcome, conditions, spec.conditions, step),
         error=error,
         provenance=agent.provenance(),
+        extra={} if options.features == DEFAULT_FEATURES else {"features": options.features},
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from failwise.steer.gradient import GradientGuidance
     from failwise.steer.process import DiffusionProcess, FlowProcess, Process, ReversedTime, process_for
     from failwise.steer.sampler import Sampled, draw_noise, sample
-    from failwise.steer.unsteered import Unsteered
+    from failwise.steer.unsteered import Several, Unsteered
 
 _HOME = {
     "AFIL": "afil",
@@ -29,6 +29,7 @@ _HOME = {
     "Process": "process",
     "ReversedTime": "process",
     "Sampled": "sampler",
+    "Several": "unsteered",
     "Unsteered": "unsteered",
     "draw_noise": "sampler",
     "measure_divergence": "afil",
@@ -51,6 +52,7 @@ __all__ = [
     "Process",
     "ReversedTime",
     "Sampled",
+    "Several",
     "Unsteered",
     "draw_noise",
     "measure_divergence",

@@ -71,3 +71,16 @@ class Unsteered:
     def info(self) -> list[dict[str, float]]:
         """Nothing to report, once per observation."""
         return [{} for _ in range(self._batch)]
+
+
+class Several(Unsteered):
+    """N samples of the acting head as it is; the first one is chosen.
+
+    Raises:
+        SetupError: fewer than one sample.
+    """
+
+    def __init__(self, samples: int) -> None:
+        if samples < 1:
+            raise SetupError(f"samples must be at least 1, got {samples}")
+        self.samples = samples

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from failwise.store.tables import reading
 
@@ -16,16 +16,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def encode_features(steps: Sequence[int], features: Sequence[NDArray[np.float32]]) -> bytes:
-    """Steps (C,) and feature vectors (C, D) as one file."""
-    return save({"steps": np.array(steps, np.int64), "features": np.stack(features)})
+def encode_features(
+    steps: Sequence[int], features: Sequence[NDArray[np.float32]], samples: Sequence[NDArray[np.float32]] = ()
+) -> bytes:
+    """Steps (C,), feature vectors (C, D) and, where there are any, sampled chunks (C, N, H, A) as one file."""
+    arrays: dict[str, NDArray[Any]] = {"steps": np.array(steps, np.int64), "features": np.stack(features)}
+    if samples:
+        arrays["samples"] = np.stack(samples)
+    return save(arrays)
 
 
 def decode_features(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Steps int64 (C,) and features float32 (C, D). Raises ``StoreError`` for a missing or damaged file."""
-    with reading(path):
-        arrays = load_file(path)
-        return arrays["steps"], arrays["features"]
+    with reading(path), safe_open(path, "np") as file:
+        return file.get_tensor("steps"), file.get_tensor("features")
+
+
+def decode_samples(path: Path) -> NDArray[np.float32] | None:
+    """Sampled chunks float32 (C, N, H, A), or None. Raises ``StoreError`` for a missing or damaged file."""
+    with reading(path), safe_open(path, "np") as file:
+        return file.get_tensor("samples") if "samples" in file.keys() else None  # noqa: SIM118  (not a dict)
 
 
 def encode_snapshots(snapshots: Mapping[int, Mapping[str, NDArray[Any]]]) -> bytes:

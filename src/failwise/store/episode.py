@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from failwise.errors import DataError
-from failwise.store.arrays import decode_features, decode_snapshot, snapshot_steps
+from failwise.store.arrays import decode_features, decode_samples, decode_snapshot, snapshot_steps
 from failwise.store.frames import FrameFile
 from failwise.store.naming import CHUNKS, FEATURES, FRAMES, META, SNAPSHOTS, STEPS
 from failwise.store.tables import ChunkTable, StepTable, decode_chunks, decode_steps, reading
@@ -130,6 +130,10 @@ class StoredEpisode:
         if not (self.path / FEATURES).exists():
             return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
         return decode_features(self.path / FEATURES)
+
+    def samples(self) -> NDArray[np.float32] | None:
+        """Chunks that were drawn for detectors, float32 (C', N, H, A), normalised; None if none were recorded."""
+        return decode_samples(self.path / FEATURES) if (self.path / FEATURES).exists() else None
 
     def snapshot_steps(self) -> list[int]:
         """The steps with a simulator snapshot, ascending."""

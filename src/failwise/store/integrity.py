@@ -190,6 +190,9 @@ def _wrong_contents(episode: StoredEpisode, every_image: bool) -> Iterator[str]:
         yield f"{CHUNKS} has {len(episode.chunk_starts())} chunks, {STEPS} has {len(fresh)}"
     if len(feature_steps) != len(features):
         yield f"features have {len(feature_steps)} steps and {len(features)} vectors"
+    samples = episode.samples()
+    if samples is not None and len(samples) != len(feature_steps):
+        yield f"features have {len(feature_steps)} steps, sampled chunks {len(samples)}"
     for camera in cameras:
         for start in range(0, len(looks) if every_image else 1, _IMAGES_AT_ONCE):
             episode.frames(camera, range(start, min(start + _IMAGES_AT_ONCE, len(looks))))

@@ -59,6 +59,7 @@ class EpisodeWriter:
         self._pngs: dict[str, list[bytes]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._features: dict[int, NDArray[np.float32]] = {}
+        self._samples: dict[int, NDArray[np.float32]] = {}
         self._snapshots: dict[int, dict[str, NDArray[Any]]] = {}
 
     def step(self, record: StepRecord) -> None:
@@ -140,11 +141,11 @@ class EpisodeWriter:
         for camera, png in pngs.items():
             self._pngs.setdefault(camera, []).append(png)
 
-    def features(self, step: int, vector_D: NDArray[Any]) -> None:
-        """Record the policy's features (D,) of the observation at a step.
+    def features(self, step: int, vector_D: NDArray[Any], samples_NHA: NDArray[Any] | None = None) -> None:
+        """Record the policy's features (D,) at a step, and chunks (N, H, A) that it drew there for detectors.
 
         Raises:
-            EpisodeError: another D than before, a value that is not finite, or a step given twice.
+            EpisodeError: another shape than before, a value that is not finite, or a step given twice.
         """
         self._require_open()
         vector = _vector(vector_D, f"{self.id} step {step}: features")
@@ -153,7 +154,16 @@ class EpisodeWriter:
         if self._features:
             before = next(iter(self._features.values()))
             _require_same(f"{self.id} step {step}: features have shape", vector.shape, before.shape)
+        drawn = None if samples_NHA is None else np.array(samples_NHA, np.float32)
+        if drawn is not None and (drawn.ndim != 3 or not np.isfinite(drawn).all()):
+            raise EpisodeError(f"{self.id} step {step}: samples {drawn.shape} must be finite and (N, H, A)")
+        if self._features:
+            before_shape = next((x.shape for x in self._samples.values()), None)
+            shape = None if drawn is None else drawn.shape
+            _require_same(f"{self.id} step {step}: samples have shape", shape, before_shape)
         self._features[int(step)] = vector
+        if drawn is not None:
+            self._samples[int(step)] = drawn
 
     def snapshot(self, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Record the simulator's state at a step: named arrays of any shape and any number or bool dtype.
@@ -208,7 +218,7 @@ class EpisodeWriter:
     def abandon(self) -> None:
         """Forget what was recorded. Does nothing after ``commit``."""
         self._done = True
-        for buffer in (self._steps, self._look_steps, self._pngs, self._features, self._snapshots):
+        for buffer in (self._steps, self._look_steps, self._pngs, self._features, self._samples, self._snapshots):
             buffer.clear()
 
     def __enter__(self) -> Self:
@@ -228,7 +238,8 @@ class EpisodeWriter:
             files |= encode_frames(self._look_steps, self._pngs, self._sizes, self._video)
         if self._features:
             steps = sorted(self._features)
-            files[FEATURES] = encode_features(steps, [self._features[step] for step in steps])
+            drawn = [self._samples[step] for step in steps if step in self._samples]
+            files[FEATURES] = encode_features(steps, [self._features[step] for step in steps], drawn)
         if self._snapshots:
             files[SNAPSHOTS] = encode_snapshots(self._snapshots)
         try:

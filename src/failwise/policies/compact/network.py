@@ -199,9 +199,12 @@ class Experts(nn.Module):
 
     def forward(
         self, noisy_EBNHA: Tensor, t_EBN: Tensor, caches: list[tuple[Tensor, Tensor]], mask: Tensor,
-        pick: slice | list[int],
+        pick: slice | list[int], hidden: list[Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
-        """Predictions (E, B, N, H, A). ``mask`` is (E*B, 1, 1, L)."""
+        """Predictions (E, B, N, H, A). ``mask`` is (E*B, 1, 1, L).
+
+        The first picked expert's last hidden states (B, N, H, D) are appended to ``hidden``, if it is given.
+        """
         E, B, N, H, A = noisy_EBNHA.shape
         time = self.time2(F.silu(self.time1(time_features(t_EBN).reshape(E, B * N, 64), pick)), pick)
         x = self.inp(noisy_EBNHA.reshape(E, B * N * H, A), pick).view(E, B, N, H, self.width)
@@ -209,7 +212,10 @@ class Experts(nn.Module):
         x = x.reshape(E, B * N * H, self.width)
         for layer, kv in zip(self.layers, caches, strict=True):
             x = layer(x, (B, N, H), kv, mask, pick)
-        out: Tensor = self.out(self.norm(x, pick), pick).view(E, B, N, H, A)
+        x = self.norm(x, pick)
+        if hidden is not None:
+            hidden.append(x[0].view(B, N, H, self.width))
+        out: Tensor = self.out(x, pick).view(E, B, N, H, A)
         return out
 
 

@@ -64,11 +64,15 @@ class Normaliser:
 
 @dataclass
 class CompactContext:
-    """The cached prefix of B observations, and the experts' keys and values read from it so far."""
+    """The cached prefix of B observations, and the experts' keys and values read from it so far.
+
+    ``hidden``: None, or a list to which every ``predict`` appends the acting expert's hidden states (B, N, H, D).
+    """
 
     prefix_BLD: Tensor
     mask_B11L: Tensor
     caches: dict[tuple[str, ...], Cache] = field(default_factory=dict)
+    hidden: list[Tensor] | None = None
 
     @property
     def batch(self) -> int:
@@ -159,7 +163,7 @@ class CompactVLA:
         caches, mask = context.caches[heads]
         t_EBN = torch.as_tensor(t, dtype=noisy_BNHA.dtype).expand(E, B, N)
         noisy_EBNHA = noisy_BNHA[None].expand(E, -1, -1, -1, -1)
-        predicted: Tensor = self.network.experts(noisy_EBNHA, t_EBN, caches, mask, pick)
+        predicted: Tensor = self.network.experts(noisy_EBNHA, t_EBN, caches, mask, pick, context.hidden)
         return predicted
 
     def _cache(self, context: CompactContext, heads: tuple[str, ...], pick: slice | list[int]) -> Cache:
