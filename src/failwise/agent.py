@@ -72,6 +72,7 @@ class PolicyAgent:
         from failwise.policies.pooling import DEFAULT, Pooling
 
         self.pooling, self.samples = Pooling.parse(features), samples
+        self.feature_widths: list[int] = []
         if samples < 0 or samples == 1:
             raise SetupError(f"samples must be 0, or at least 2 to compare with each other, not {samples}")
         if not self.generative and (samples or features != DEFAULT):
@@ -112,7 +113,8 @@ class PolicyAgent:
                 context.hidden = []
             sampled = sample(self.policy, context, self.steering or Unsteered(), self._generator)
             actions, info = self.policy.decode(sampled.actions_BHA)[0], sampled.info[0]
-            features = self.pooling(context, sampled.index_B)[0].numpy()
+            parts = [part_BD[0].numpy() for part_BD in self.pooling(context, sampled.index_B)]
+            features, self.feature_widths = np.concatenate(parts), [len(part) for part in parts]
             if self.samples:
                 context.hidden = None
                 more = sample(self.policy, context, Several(self.samples), self._aside)

@@ -13,6 +13,8 @@ from traces import D, meta, trace, traces
 
 from failwise import registry
 from failwise.detect import Moment, Trace, calibrate, load_detector, load_monitor, make_detector, score_trace
+from failwise.detect.base import score_recorded
+from failwise.detect.combined import _hold_out
 from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
 from failwise.evaluate.detection import Scored, roc_auc
 
@@ -23,6 +25,8 @@ QUICK = {
     "rnd": {"hidden": 16, "steps": 100},
     "logpzo": {"hidden": 16, "steps": 100},
     "pca-kmeans": {"components": 4, "clusters": 5},
+    "fiper": {"rnd": {"hidden": 16, "steps": 100}},
+    "ensemble": {"members": {"safe-lstm": {"hidden": 16, "epochs": 60, "learning_rate": 3e-3}, "mahalanobis": {}}},
 }
 TRAIN, OTHER = traces(30), traces(16, 1000)
 
@@ -53,6 +57,11 @@ def test_changing_the_future_changes_no_past_score(detector):
         assert np.array_equal(score_trace(detector, spliced)[:cut], scores[:cut])
 
 
+def test_a_whole_episode_at_once_scores_as_step_by_step(detector):
+    for t in OTHER[:3]:
+        np.testing.assert_allclose(score_recorded(detector, t), score_trace(detector, t), rtol=2e-5, atol=1e-6)
+
+
 def test_an_episode_leaves_nothing_behind(detector):
     first = score_trace(detector, OTHER[0])
     score_trace(detector, OTHER[1])
@@ -74,8 +83,13 @@ def test_the_same_seed_fits_the_same_detector(detector):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("length", "speed", "stillness")])
 def test_it_tells_these_failures_from_successes(name):
-    longer = {"hidden": 32, "epochs": 150, "learning_rate": 3e-3} if name.startswith("safe") else QUICK.get(name, {})
-    fitted = make_detector(name, **longer).fit(traces(80))
+    longer = {"hidden": 32, "epochs": 150, "learning_rate": 3e-3}
+    options = QUICK.get(name, {})
+    if name.startswith("safe"):
+        options = longer
+    elif name == "ensemble":
+        options = {"members": {"safe-mlp": longer, "safe-lstm": longer, "mahalanobis": {}}}
+    fitted = make_detector(name, **options).fit(traces(80))
     cut = [t.until(28) for t in OTHER]
     auc = roc_auc([Scored("a", t.failed, score_trace(fitted, t)) for t in cut])
     # Standardised features near the mean have a random direction, which is all that the cosine sees.
@@ -287,6 +301,51 @@ def test_stac_compares_the_same_steps_of_two_inferences(options):
         expected.append(total)
     fitted = make_detector("stac", **options).fit(TRAIN)
     np.testing.assert_allclose(at_inferences(fitted, t), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_an_ensemble_is_the_mean_in_units_of_held_out_episodes():
+    members = {"reversals": {}, "mahalanobis": {}}
+    fitted = make_detector("ensemble", members=members).fit(TRAIN, seed=3)
+    total = np.zeros(len(OTHER[0]))
+    for number, name in enumerate(sorted(members)):
+        total += (score_trace(fitted.members[name], OTHER[0]) - fitted.centre[number]) / fitted.scale[number]
+    np.testing.assert_allclose(score_trace(fitted, OTHER[0]), total / 2, rtol=1e-9)
+
+
+def test_fiper_is_above_one_only_where_both_are_above_their_thresholds():
+    fitted = make_detector("fiper", window=2, rnd=QUICK["rnd"]).fit(TRAIN, seed=3)
+    t = OTHER[0]
+    each = {name: score_trace(m, t)[t.asked] for name, m in fitted.members.items()}
+    expected = []
+    for i in range(len(t.asked)):
+        recent = [np.mean(each[name][max(0, i - 1) : i + 1]) for name in sorted(each)]
+        expected.append(min((x - c) / s for x, c, s in zip(recent, fitted.centre, fitted.scale, strict=True)))
+        above = all(x > c + s for x, c, s in zip(recent, fitted.centre, fitted.scale, strict=True))
+        assert above == (expected[-1] > 1)
+    np.testing.assert_allclose(score_trace(fitted, t)[t.asked], expected, rtol=1e-9)
+    assert np.ptp(expected) > 0
+
+
+def test_a_members_scale_comes_from_episodes_that_it_was_not_fitted_on():
+    fitted = make_detector("ensemble", members={"knn-euclidean": {}}).fit(TRAIN, seed=0)
+    held, rest = _hold_out(TRAIN, 0)
+    assert {t.meta.episode_id for t in held}.isdisjoint(t.meta.episode_id for t in rest)
+    assert len(held) + len(rest) == len(TRAIN) and any(t.failed for t in held) and not all(t.failed for t in held)
+    every = np.concatenate([score_trace(fitted.members["knn-euclidean"], t)[t.asked] for t in held])
+    assert fitted.centre[0] == pytest.approx(every.mean()) and fitted.scale[0] == pytest.approx(every.std())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"members": {}}, "at least one member"),
+        ({"members": {"safe-mlp": {"hiden": 3}}}, "member 'safe-mlp'"),
+        ({"window": 0}, "window must be positive"),
+    ],
+)
+def test_members_that_cannot_be_made_are_one_line(options, message):
+    with pytest.raises(SetupError, match=message):
+        make_detector("ensemble", **options)
 
 
 def test_stac_without_overlap_stays_at_zero():

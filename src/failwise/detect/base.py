@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.trace import Moment, Trace, checkpoint, features_of
+from failwise.detect.trace import Moment, Trace, checkpoint
 from failwise.errors import CheckpointError, DataError, SetupError
 
 FORMAT = "failwise-detector-1"
@@ -32,8 +32,8 @@ class Detector(ABC):
     """
 
     name: ClassVar[str]
-    needs_failures: ClassVar[bool] = False
-    needs_samples: ClassVar[bool] = False
+    needs_failures: bool = False
+    needs_samples: bool = False
 
     def __init__(self) -> None:
         self.features = 0
@@ -66,7 +66,7 @@ class Detector(ABC):
             if not np.isfinite(t.features).all():
                 raise DataError(f"{t.meta.episode_id}: features that are not finite")
         self.features = traces[0].features.shape[1]
-        self.pooling = features_of(traces[0].meta)
+        self.pooling = traces[0].pooling
         drawn = traces[0].samples
         self.samples = drawn.shape[1] if self.needs_samples and drawn is not None else 0
         self.checkpoint = checkpoint(traces[0].meta)
@@ -107,6 +107,10 @@ class Detector(ABC):
 
     def _begin(self) -> None:  # noqa: B027 - a detector without memory has nothing to forget
         """Forget the last episode."""
+
+    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """The scores (C,) of a whole episode's inferences at once, None where a detector can only go step by step."""
+        return None
 
     @abstractmethod
     def _arrays(self) -> Arrays:
@@ -159,6 +163,16 @@ def score_trace(detector: Detector, trace: Trace) -> NDArray[np.float64]:
     """The detector's score after each step, float64 (T,)."""
     detector.reset()
     return np.array([detector.update(moment) for moment in trace.moments()])
+
+
+def score_recorded(detector: Detector, trace: Trace) -> NDArray[np.float64]:
+    """As ``score_trace`` up to rounding, and faster where the detector can score a whole episode at once."""
+    at_C = detector._sequence(trace.features)
+    if at_C is None:
+        return score_trace(detector, trace)
+    if not np.isfinite(at_C).all():
+        raise DataError(f"detector {detector.name!r} gave a score that is not finite on {trace.meta.episode_id}")
+    return np.repeat(at_C, np.diff([*trace.asked, len(trace)]))
 
 
 def successful_features(traces: Sequence[Trace]) -> NDArray[np.float32]:

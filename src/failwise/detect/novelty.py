@@ -13,7 +13,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from failwise.detect.base import positive, successful_features
@@ -73,6 +75,11 @@ class _Learned(NetworkDetector[nn.ModuleDict]):
         assert moment.features is not None
         with torch.inference_mode():
             return float(self._value(self.network, torch.from_numpy(self.scaler(moment.features))[None])[0])
+
+    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+        assert self.network is not None, "fit or load it first"
+        with torch.inference_mode():
+            return self._value(self.network, torch.from_numpy(self.scaler(features_CD))).double().numpy()
 
 
 class RND(_Learned):

@@ -105,6 +105,12 @@ class SafeMLP(_Safe):
         self._sum += float(torch.sigmoid(one))
         return self._sum
 
+    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+        assert self.network is not None, "fit or load it first"
+        with torch.inference_mode():
+            each_C = torch.sigmoid(self.network(torch.from_numpy(self.scaler(features_CD)))[:, 0])
+        return each_C.double().cumsum(0).numpy()
+
 
 class _Recurrent(nn.Module):
     def __init__(self, width: int, hidden: int, layers: int, dropout: float) -> None:
@@ -143,6 +149,12 @@ class SafeLSTM(_Safe):
             x = torch.from_numpy(self.scaler(moment.features))[None, None]
             logit, self._state = self.network(x, self._state)
         return float(torch.sigmoid(logit))
+
+    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+        assert self.network is not None, "fit or load it first"
+        with torch.inference_mode():
+            logits_BC, _ = self.network(torch.from_numpy(self.scaler(features_CD))[None])
+        return torch.sigmoid(logits_BC[0]).double().numpy()
 
 
 def padded(sequences: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,32 @@ class STAC(_Sampled):
         return mmd(old_NX, new_NX) if self.distance == "mmd" else kde_divergence(old_NX, new_NX)
 
 
+class STACDivergence(STAC):
+    """STAC with the divergence of kernel density estimates."""
+
+    name = "stac-kl"
+
+    def __init__(self) -> None:
+        super().__init__("kl")
+
+    def options(self) -> dict[str, Any]:
+        """None: the name says it."""
+        return {}
+
+
+class STACSingle(STAC):
+    """STAC between the first chunk of each inference alone."""
+
+    name = "stac-single"
+
+    def __init__(self) -> None:
+        super().__init__(single=True)
+
+    def options(self) -> dict[str, Any]:
+        """None: the name says it."""
+        return {}
+
+
 def squared_distances(a_NX: NDArray[np.float64], b_MX: NDArray[np.float64]) -> NDArray[np.float64]:
     """``||a_i - b_j||^2``, (N, M)."""
     out: NDArray[np.float64] = ((a_NX[:, None] - b_MX[None]) ** 2).sum(-1)

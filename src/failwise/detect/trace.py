@@ -6,7 +6,7 @@ Axis letters: T environment steps, C inferences of the policy, D features, A act
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class Trace:
         features: float32 (C, D).
         samples: float32 (C, N, H, A), or None where none were recorded.
         info: scalar name -> float32 (C,), NaN where an inference did not report it.
+        pooling: which features these are, as ``failwise.policies.pooling`` names them.
     """
 
     meta: EpisodeMeta
@@ -56,6 +57,7 @@ class Trace:
     features: NDArray[np.float32]
     samples: NDArray[np.float32] | None = None
     info: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    pooling: str = DEFAULT
 
     @property
     def failed(self) -> bool:
@@ -87,13 +89,40 @@ class Trace:
             self.features[keep],
             None if self.samples is None else self.samples[keep],
             {k: v[keep] for k, v in self.info.items()},
+            self.pooling,
         )
+
+    def only(self, pooling: str) -> Trace:
+        """With some of the recorded features.
+
+        Args:
+            pooling: one or several of the parts that were recorded, joined by "+".
+
+        Raises:
+            DataError: a part was not recorded.
+        """
+        recorded, widths = self.pooling.split("+"), self.meta.extra.get("feature_widths", [])
+        if pooling == self.pooling:
+            return self
+        ends = np.cumsum(widths).tolist()
+        columns: list[int] = []
+        for part in pooling.split("+"):
+            if part not in recorded or len(widths) != len(recorded):
+                raise DataError(f"{self.meta.episode_id} has features {self.pooling!r}, not {part!r}; collect again")
+            end = ends[recorded.index(part)]
+            columns += range(end - widths[recorded.index(part)], end)
+        return replace(self, features=self.features[:, columns], pooling=pooling)
 
 
 def load_traces(
-    stores: Path | Sequence[Path], keep: Callable[[EpisodeMeta], bool] | None = None
-) -> list[Trace]:  # fmt: skip
+    stores: Path | Sequence[Path], keep: Callable[[EpisodeMeta], bool] | None = None, features: str = ""
+) -> list[Trace]:
     """Recorded episodes with a verdict of their own (success, failure or timeout). Opens no picture.
+
+    Args:
+        stores: folders of episodes.
+        keep: which of them; default all.
+        features: use only these of the recorded features, for example "expert-mean"; default all.
 
     Raises:
         DataError: no episode is left, one has no features, or their widths or checkpoints differ.
@@ -105,14 +134,16 @@ def load_traces(
         store = EpisodeStore(path, create=False)
         for meta in store.metas():
             if meta.has_verdict and meta.n_steps and (keep is None or keep(meta)):
-                traces.append(_read(store, meta))
+                one = _read(store, meta)
+                traces.append(one.only(features) if features else one)
     if not traces:
         raise DataError(f"no finished episode in {stores}; a detector needs recorded successes and failures")
     first = traces[0]
     for t in traces:
-        if (mine := features_of(t.meta)) != (theirs := features_of(first.meta)):
+        if t.pooling != first.pooling:
             raise DataError(
-                f"{t.meta.episode_id} has features {mine!r}, {first.meta.episode_id} has {theirs!r}; use one kind"
+                f"{t.meta.episode_id} has features {t.pooling!r}, {first.meta.episode_id} has {first.pooling!r}; "
+                "use one kind"
             )
         if t.features.shape[1] != first.features.shape[1]:
             raise DataError(
@@ -140,9 +171,5 @@ def _read(store: EpisodeStore, meta: EpisodeMeta) -> Trace:
     starts, info = episode.chunk_starts(), episode.info()
     rows = np.searchsorted(starts, asked)
     scalars = {k: v[rows] for k, v in info.items()}
-    return Trace(meta, episode.actions(), asked, features, episode.samples(), scalars)
-
-
-def features_of(meta: EpisodeMeta) -> str:
-    """Which of the policy's features an episode holds, as ``failwise.policies.pooling`` names them."""
-    return str(meta.extra.get("features", DEFAULT))
+    pooling = str(meta.extra.get("features", DEFAULT))
+    return Trace(meta, episode.actions(), asked, features, episode.samples(), scalars, pooling)

@@ -71,8 +71,8 @@ class Pooling:
         """Whether the expert's hidden states have to be kept while sampling."""
         return any(part.source == "expert" for part in self.parts)
 
-    def __call__(self, context: Any, index_B: Tensor) -> Tensor:
-        """The features (B, D of all parts together), float32.
+    def __call__(self, context: Any, index_B: Tensor) -> list[Tensor]:
+        """The features (B, D) of each part, float32.
 
         Args:
             context: of the inference, with the hidden states of its sampling where they are needed.
@@ -81,13 +81,12 @@ class Pooling:
         Raises:
             SetupError: the policy offers only its own default features.
         """
-        import torch
-
         if self.text == DEFAULT:
-            features: Tensor = context.features_BD
-            return features.float()
+            return [context.features_BD.float()]
         if not hasattr(context, "prefix_BLD") or (self.needs_hidden and not getattr(context, "hidden", None)):
             raise SetupError(f"this kind of policy has no features {self.text!r}; use {DEFAULT}")
+        import torch
+
         out = []
         for part in self.parts:
             if part.source == "expert":
@@ -102,7 +101,7 @@ class Pooling:
             else:  # padding comes last, so the last real token is at the number of real ones
                 last_B = context.mask_B11L[:, 0, 0].sum(1) - 1
                 out.append(context.prefix_BLD[torch.arange(len(last_B), device=last_B.device), last_B])
-        return torch.cat(out, -1).float()
+        return [x.float() for x in out]
 
 
 def _pool(x: torch.Tensor, how: str, axis: int) -> torch.Tensor:

@@ -154,8 +154,15 @@ def run_episode(
         failure_events=_events(outcome, conditions, spec.conditions, step),
         error=error,
         provenance=agent.provenance(),
-        extra={} if options.features == DEFAULT_FEATURES else {"features": options.features},
+        extra=_kind_of_features(agent),
     )
+
+
+def _kind_of_features(agent: Agent) -> dict[str, Any]:
+    """Which features were recorded, where they are not the policy's default ones."""
+    if not isinstance(agent, PolicyAgent) or agent.pooling.text == DEFAULT_FEATURES:
+        return {}
+    return {"features": agent.pooling.text, "feature_widths": agent.feature_widths}
 
 
 def _events(
