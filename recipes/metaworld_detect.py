@@ -92,7 +92,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
             counts.setdefault(meta.env_id, Counter())[meta.outcome == "success"] += 1
     kept = {task for task, c in counts.items() if min(c[True], c[False]) >= FEWEST}
     traces = load_traces(episodes, lambda m: m.env_id in kept)
-    results = bench(traces, usable(traces, names("detector")), recipe.bench)
+    results = bench(traces, usable(traces, names("detector")), recipe.bench, scratch=recipe.out / "detectors")
     results = {
         "experiment": "metaworld_detect",
         "command": "python recipes/metaworld_detect.py",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from traces import traces
 
 from failwise.cli import main
 from failwise.detect import load_traces
 from failwise.errors import DataError
-from failwise.evaluate.detector_bench import splits
+from failwise.evaluate.detection import Scored, roc_auc, within_tasks
+from failwise.evaluate.detector_bench import BenchOptions, bench, splits
 
 QUICK = '{"k": 3}'
 
@@ -91,3 +94,29 @@ def test_bad_requests_are_one_line(recorded, tmp_path, capsys, line, message):
     assert main(["detect", *given]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and message in said[0], said
+
+
+def test_a_score_that_only_tells_tasks_apart_is_worth_nothing_within_them():
+    easy = [Scored("a/easy", i == 0, np.array([0.1])) for i in range(6)]
+    hard = [Scored("a/hard", i != 0, np.array([0.9])) for i in range(6)]
+    assert roc_auc(easy + hard) > 0.8 and within_tasks(easy + hard) == 0.5
+    sharp = [Scored("a/easy", i == 0, np.array([float(i == 0)])) for i in range(6)]
+    assert within_tasks(sharp + hard) == 0.75, "every task counts the same"
+    assert np.isnan(within_tasks(easy[1:])), "no failures, no figure"
+
+
+def test_bench_takes_what_it_measured_before_but_not_for_other_episodes(recorded, tmp_path, capsys):
+    traces = load_traces(recorded)
+    options = BenchOptions(folds=2, repeats=5)
+    first = bench(traces, ["length", "reversals"], options, scratch=tmp_path, quiet=True)
+    kept = tmp_path / "length.json"
+    about = json.loads(kept.read_text())
+    about["figures"]["seconds"] = -1.0
+    kept.write_text(json.dumps(about))
+    again = bench(traces, ["length", "reversals"], options, scratch=tmp_path, quiet=True)
+    assert again["detectors"]["length"]["seconds"] == -1.0
+    assert again["detectors"]["reversals"] == first["detectors"]["reversals"]
+    other = bench(traces[:-1], ["length"], options, scratch=tmp_path, quiet=True)
+    assert other["detectors"]["length"]["seconds"] >= 0.0
+    assert bench(traces, ["length"], replace(options, seed=1), scratch=tmp_path)["detectors"]["length"]["seconds"] >= 0
+    assert "detectors: 1/1" in capsys.readouterr().err

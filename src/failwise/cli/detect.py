@@ -34,6 +34,8 @@ class Fit:
     """Also a band of its own for every task that has enough successes for one."""
     calibration: float = 0.4
     """Share of the successes that calibrate; the others, and all failures, fit the detector."""
+    features: str = ""
+    """Which of the recorded features it reads, for example expert-mean; without it all."""
     seed: int = 0
     """Of the split and of the fit."""
 
@@ -52,7 +54,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Bench:
-    """Compare all detectors on recorded episodes: fitted on some tasks, judged on others."""
+    """Compare all detectors on recorded episodes: fitted on some tasks, judged on others. The same command resumes."""
 
     episodes: Path
     """Folder of recorded episodes of one policy, on at least two tasks a fold."""
@@ -64,6 +66,8 @@ class Bench:
     """Folds of tasks; each task is unseen in one of them."""
     alpha: float = 0.1
     """Rate of false alarms of the bands."""
+    features: str = ""
+    """Which of the recorded features detectors read, for example expert-mean; without it all."""
     seed: int = 0
     """Of folds, fits and intervals."""
 
@@ -80,7 +84,7 @@ def fit(argv: Sequence[str]) -> int:
         raise SetupError(f"--calibration {asked.calibration} must lie between 0 and 1")
     detector = make_detector(asked.detector, **_options(asked.options))
     writable_folder(asked.out)
-    traces = load_traces(asked.episodes)
+    traces = load_traces(asked.episodes, features=asked.features)
     wins = [t for t in traces if not t.failed]
     order = np.random.default_rng(asked.seed).permutation(len(wins))
     held = {wins[i].meta.episode_id for i in order[: round(asked.calibration * len(wins))]}
@@ -109,6 +113,7 @@ def score(argv: Sequence[str]) -> int:
     existing_folder(asked.episodes, "--episodes", EPISODES)
     traces = load_traces(asked.episodes)
     monitor = load_monitor(asked.detector, checkpoint(traces[0].meta))
+    traces = [t.only(monitor.detector.pooling) for t in traces]
     table = Table("episode", "outcome", "steps", "largest score", "alarm at step", "of the episode")
     lines = []
     for t in traces:
@@ -152,9 +157,10 @@ def bench(argv: Sequence[str]) -> int:
         if name not in known:
             raise UnknownNameError("detector", name, known)
     writable_folder(asked.out)
-    traces = load_traces(asked.episodes)
+    traces = load_traces(asked.episodes, features=asked.features)
     names = named or usable(traces, known)
-    results = run(traces, names, BenchOptions(folds=asked.folds, alpha=asked.alpha, seed=asked.seed))
+    options = BenchOptions(folds=asked.folds, alpha=asked.alpha, seed=asked.seed)
+    results = run(traces, names, options, scratch=asked.out / "detectors")
     (asked.out / "detect.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     picture = draw(results, asked.out / "detect.png")
     table(results)

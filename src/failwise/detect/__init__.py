@@ -1,6 +1,6 @@
 """What notices that an episode is failing: causal detectors on what the policy computes anyway, and conformal bands."""
 
-from failwise.detect.base import Detector, score_trace
+from failwise.detect.base import Detector, score_recorded, score_trace
 from failwise.detect.conformal import (
     Band,
     conformal_quantile,
@@ -27,6 +27,7 @@ __all__ = [
     "load_monitor",
     "load_traces",
     "make_detector",
+    "score_recorded",
     "score_trace",
     "smallest_n",
     "weighted_quantile",

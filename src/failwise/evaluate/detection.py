@@ -62,6 +62,16 @@ def roc_auc(episodes: Sequence[Scored]) -> float:
     return float((rankdata(s)[y].sum() - n * (n + 1) / 2) / (n * m))
 
 
+def within_tasks(episodes: Sequence[Scored]) -> float:
+    """Mean over tasks of the ROC-AUC among the episodes of each; NaN where no task has both outcomes.
+
+    Pooled, a score that only told the tasks apart would do better than chance wherever tasks differ in difficulty: so
+    does ``length`` by earliest stop, which is then one number a task. Within a task it cannot.
+    """
+    values = [x for x in map(roc_auc, _by_task(episodes).values()) if not np.isnan(x)]
+    return float(np.mean(values)) if values else float("nan")
+
+
 def pr_auc(episodes: Sequence[Scored]) -> float:
     """Average precision, failures positive; NaN without both outcomes."""
     from sklearn.metrics import average_precision_score

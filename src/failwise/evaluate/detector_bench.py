@@ -7,17 +7,19 @@ the tasks and fits on 60% of the seen episodes; folds make every task unseen onc
 
 from __future__ import annotations
 
-import sys
+import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from failwise import registry
-from failwise.detect import Detector, Trace, calibrate, make_detector, score_trace, smallest_n
+from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, smallest_n
 from failwise.errors import DataError
 from failwise.evaluate.detection import (
     Scored,
@@ -28,7 +30,9 @@ from failwise.evaluate.detection import (
     pr_auc,
     roc_auc,
     timestep_accuracy,
+    within_tasks,
 )
+from failwise.rollout.progress import track
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 EARLY = (0.25, 0.5, 0.75)
@@ -105,13 +109,18 @@ def usable(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     return out
 
 
-def bench(traces: Sequence[Trace], names: Sequence[str], options: BenchOptions | None = None) -> dict[str, Any]:
+def bench(
+    traces: Sequence[Trace], names: Sequence[str], options: BenchOptions | None = None, *, scratch: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Fit, score and judge every detector; returns JSON-able figures.
 
     Args:
         traces: episodes of one policy on several tasks, both outcomes.
         names: detectors, as in the registry.
         options: how.
+        scratch: folder for each detector's figures; those found there for the same episodes and options are taken.
+        quiet: show no progress.
 
     Raises:
         DataError: too few tasks, or a detector cannot be fitted on these episodes.
@@ -124,13 +133,19 @@ def bench(traces: Sequence[Trace], names: Sequence[str], options: BenchOptions |
             f"{fewest} calibration successes in a fold bound no false-alarm rate of {options.alpha:g}: at least "
             f"{needed} are needed; collect more episodes, or ask for a larger alpha"
         )
-    rows = {}
-    for name in names:
-        start = time.perf_counter()
-        rows[name] = _one(traces, name, folds, options)
-        took = time.perf_counter() - start
-        point = rows[name]["unseen"]["earliest"]["roc_auc"]["point"]
-        print(f"{name}: ROC-AUC {point:.3f} on unseen tasks by earliest stop ({took:.0f} s)", file=sys.stderr)
+    kept = {name: _kept(scratch, name, traces, options) for name in names}
+    missing = [name for name in names if kept[name] is None]
+
+    def measure() -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in missing:
+            yield name, _one(traces, name, folds, options)
+
+    done = len(names) - len(missing)
+    shown = track(measure(), total=len(names), done=done, title="detectors", quiet=quiet, outcomes=False)
+    for name, row in shown:
+        kept[name] = row
+        _keep(scratch, name, traces, options, row)
+    rows = {name: row for name, row in kept.items() if row is not None}
     return {
         "episodes": len(traces),
         "failures": sum(t.failed for t in traces),
@@ -142,10 +157,36 @@ def bench(traces: Sequence[Trace], names: Sequence[str], options: BenchOptions |
     }
 
 
+def _request(name: str, traces: Sequence[Trace], options: BenchOptions) -> str:
+    """What a detector's figures depend on, as a digest."""
+    chosen = [name, options.options.get(name, {}), options.folds, options.alpha, options.seed, options.repeats]
+    episodes = sorted(f"{t.meta.episode_id} {t.meta.outcome} {len(t)} {t.pooling}" for t in traces)
+    return hashlib.sha256(json.dumps([chosen, episodes], sort_keys=True).encode()).hexdigest()
+
+
+def _kept(scratch: Path | None, name: str, traces: Sequence[Trace], options: BenchOptions) -> dict[str, Any] | None:
+    path = scratch / f"{name}.json" if scratch else None
+    if path is None or not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found["figures"] if found["request"] == _request(name, traces, options) else None
+
+
+def _keep(
+    scratch: Path | None, name: str, traces: Sequence[Trace], options: BenchOptions, row: Mapping[str, Any]
+) -> None:
+    if scratch:
+        scratch.mkdir(parents=True, exist_ok=True)
+        half = scratch / f"{name}.tmp"
+        half.write_text(json.dumps({"request": _request(name, traces, options), "figures": row}), encoding="utf-8")
+        half.replace(scratch / f"{name}.json")
+
+
 def _one(traces: Sequence[Trace], name: str, folds: Sequence[Split], options: BenchOptions) -> dict[str, Any]:
     seen: list[list[Scored]] = []
     unseen: list[list[Scored]] = []
     alarm_rows: list[dict[str, Any]] = []
+    start = time.perf_counter()
     for number, fold in enumerate(folds):
         detector = make_detector(name, **options.options.get(name, {}))
         detector.fit([traces[i] for i in fold.fit], seed=options.seed + number)
@@ -163,15 +204,16 @@ def _one(traces: Sequence[Trace], name: str, folds: Sequence[Split], options: Be
         "seen": _figures(seen, options),
         "unseen": _figures(unseen, options),
         "alarms": alarm_rows,
+        "seconds": round(time.perf_counter() - start, 1),
     }
 
 
 def _scored(detector: Detector, traces: Sequence[Trace]) -> list[Scored]:
-    return [Scored(t.meta.env_id, t.failed, score_trace(detector, t)) for t in traces]
+    return [Scored(t.meta.env_id, t.failed, score_recorded(detector, t)) for t in traces]
 
 
 def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[str, Any]:
-    """ROC- and PR-AUC at both ends, early detection, and accuracy a step."""
+    """ROC-AUC within tasks and pooled and PR-AUC at both ends, early detection, and accuracy a step."""
     cut = [at_earliest_stop(fold) for fold in folds]
     keywords = {"repeats": options.repeats, "seed": options.seed}
 
@@ -181,6 +223,7 @@ def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[s
 
     out: dict[str, Any] = {
         end: {
+            "within_tasks": asdict(over_tasks(which, within_tasks, **keywords)),
             "roc_auc": asdict(over_tasks(which, roc_auc, **keywords)),
             "pr_auc": asdict(over_tasks(which, pr_auc, repeats=0)),
         }

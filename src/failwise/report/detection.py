@@ -17,15 +17,18 @@ def table(results: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     out = Table(
-        "detector", "seen, earliest", "unseen, earliest", "seen, final", "unseen, final", "false alarms seen",
+        "detector", "seen", "unseen", "seen, pooled", "unseen, pooled", "unseen, pooled, final", "false alarms seen",
         "false alarms unseen", "detected unseen",
-        title=f"{results['episodes']} episodes, {len(results['tasks'])} tasks; ROC-AUC [95% over tasks]",
+        title=f"{results['episodes']} episodes, {len(results['tasks'])} tasks; ROC-AUC [95% over tasks] within tasks, "
+        "or pooled over them, by earliest stop",
     )  # fmt: skip
     for name, row in _ranked(results):
-        cells = [_auc(row[part][end]["roc_auc"]) for end in ("earliest", "final") for part in ("seen", "unseen")]
-        seen, unseen = (_alarms(row, part, results["alpha"]) for part in ("seen", "unseen"))
-        out.add_row(name, *cells, f"{seen[0]}/{seen[1]}", f"{unseen[0]}/{unseen[1]}", f"{unseen[2]}/{unseen[3]}")
-    Console(width=160).print(out)
+        seen, unseen = row["seen"], row["unseen"]
+        cells = [_auc(part["earliest"][kind]) for kind in ("within_tasks", "roc_auc") for part in (seen, unseen)]
+        cells.append(_auc(unseen["final"]["roc_auc"]))
+        here, there = (_alarms(row, part, results["alpha"]) for part in ("seen", "unseen"))
+        out.add_row(name, *cells, f"{here[0]}/{here[1]}", f"{there[0]}/{there[1]}", f"{there[2]}/{there[3]}")
+    Console(width=180).print(out)
 
 
 def draw(results: Mapping[str, Any], path: Path) -> Path:
@@ -41,12 +44,12 @@ def draw(results: Mapping[str, Any], path: Path) -> Path:
     )
     for y, (_, row) in enumerate(reversed(ranked)):
         for part, colour, shift in (("seen", GREY, 0.14), ("unseen", BLUE, -0.14)):
-            auc = row[part]["earliest"]["roc_auc"]
+            auc = row[part]["earliest"]["within_tasks"]
             left.plot([auc["lower"], auc["upper"]], [y + shift] * 2, color=colour, lw=2.2, solid_capstyle="round")
             left.plot(auc["point"], y + shift, "o", color=colour, ms=6, label=f"{part} tasks" if y == 0 else None)
     left.axvline(0.5, color=GREY, lw=1, ls=":")
     left.set_yticks(range(len(ranked)), [name for name, _ in reversed(ranked)])
-    left.set_title("ROC-AUC by earliest stop, 95% over tasks")
+    left.set_title("ROC-AUC within tasks, by earliest stop, 95% over tasks")
     left.legend(frameon=False, loc="lower right")
     best = [name for name, _ in ranked[:4]] + [name for name, _ in ranked if name == "length"]
     colours = [BLUE, ORANGE, RED, "#4c8c4a", GREY]
@@ -79,9 +82,11 @@ def draw(results: Mapping[str, Any], path: Path) -> Path:
 
 def _ranked(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Best first, by unseen tasks and earliest stop."""
-    return sorted(
-        results["detectors"].items(), key=lambda item: -np.nan_to_num(item[1]["unseen"]["earliest"]["roc_auc"]["point"])
-    )
+
+    def worth(item: tuple[str, Any]) -> float:
+        return -float(np.nan_to_num(item[1]["unseen"]["earliest"]["within_tasks"]["point"]))
+
+    return sorted(results["detectors"].items(), key=worth)
 
 
 def _by_alpha(row: Mapping[str, Any], part: str) -> dict[float, list[Any]]:

@@ -19,6 +19,7 @@ def track(
     title: str = "",
     quiet: bool = False,
     successes: int = 0,
+    outcomes: bool = True,
 ) -> Iterator[T]:
     """Pass results through and show progress: a bar on a terminal, else a line about every 15 s, on stderr.
 
@@ -29,17 +30,19 @@ def track(
         title: what is being run.
         quiet: show nothing.
         successes: how many of those done before were successes.
+        outcomes: whether the results are episodes, whose share of successes is worth showing.
     """
     if quiet:
         yield from results
         return
-    count = _Count(total, done, successes)
+    count = _Count(total, done, successes, outcomes)
     shown = _bar(results, count, title) if sys.stderr.isatty() else _lines(results, count, title)
     yield from shown
 
 
 class _Count:
-    def __init__(self, total: int, done: int, successes: int) -> None:
+    def __init__(self, total: int, done: int, successes: int, outcomes: bool) -> None:
+        self.outcomes = outcomes
         self.total, self.before, self.done, self.successes = total, done, done, successes
         self.begun = time.monotonic()
 
@@ -54,6 +57,8 @@ class _Count:
 
     @property
     def success(self) -> str:
+        if not self.outcomes:
+            return ""
         return f"success {100 * self.successes / self.done:.0f}%" if self.done else "success -"
 
     @property
@@ -97,5 +102,5 @@ def _lines(results: Iterable[T], count: _Count, title: str) -> Iterator[T]:
         if time.monotonic() - told >= _LINE_EVERY_S or count.done == count.total:
             told = time.monotonic()
             parts = (f"{count.done}/{count.total}", count.success, count.speed, count.left)
-            print(f"{title}: {', '.join(parts)}", file=sys.stderr, flush=True)
+            print(f"{title}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
         yield result
