@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from failwise.cli.options import agent_for, parse, parse_arms, worker_count, writable_folder
+from failwise.cli.options import agent_for, existing_folder, parse, parse_arms, worker_count, writable_folder
 from failwise.errors import SetupError
 from failwise.seeds import TEST, home_of, parse_seeds
 from failwise.types import Outcome
@@ -34,6 +34,11 @@ class Evaluate:
     """Name of the arm that the others are compared with. Default: the first."""
     confidence: float = 0.95
     """Level of the intervals; a test rejects at one minus it."""
+    monitor: Path | None = None
+    """Folder of a detector that 'failwise detect fit' wrote: each arm gets a twin that it watches on the same seeds."""
+    on_alarm: Literal["note", "stop", "recover", "ask"] = "stop"
+    """At a watched episode's first alarm: note goes on, stop ends the episode, recover hands over to the
+    environment's expert, ask asks a person at the terminal (with --workers 1)."""
     workers: int = 2
     """Worker processes."""
 
@@ -71,8 +76,12 @@ def main(argv: Sequence[str]) -> int:
     if not 0.5 <= options.confidence < 1:
         raise SetupError(f"--confidence {options.confidence} is not in [0.5, 1); 0.95 is usual")
     from failwise.envs import parse_env_ids
-    from failwise.evaluate import evaluate, verdicts
+    from failwise.evaluate import EPISODES_FOLDER, evaluate, verdicts
+    from failwise.evaluate.watched import watch_result, watch_sentences
+    from failwise.store import EpisodeStore
 
+    if options.monitor is not None:
+        existing_folder(options.monitor, "--monitor", "a detector that 'failwise detect fit' wrote")
     env_ids = parse_env_ids(options.env)
     writable_folder(options.out)
     if note := note_on_seeds(seeds):
@@ -85,7 +94,13 @@ def main(argv: Sequence[str]) -> int:
         workers=worker_count(options.workers),
         baseline=options.baseline,
         confidence=options.confidence,
+        monitor=options.monitor,
+        on_alarm=options.on_alarm,
     )
     print("\n".join(verdicts(comparison)))
+    if options.monitor is not None:
+        metas = EpisodeStore(options.out / EPISODES_FOLDER, create=False).metas()
+        for arm in arms:
+            print("\n".join(watch_sentences(watch_result(metas, arm, options.on_alarm))))
     print(f"report: failwise report {options.out}")
     return report_errors(comparison)

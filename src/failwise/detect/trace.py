@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from failwise.errors import DataError
 from failwise.policies.pooling import DEFAULT
 from failwise.store import EpisodeStore
-from failwise.types import EpisodeMeta, Outcome
+from failwise.types import Actor, EpisodeMeta, Outcome
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def load_traces(
         for meta in store.metas():
             if meta.has_verdict and meta.n_steps and (keep is None or keep(meta)):
                 one = _read(store, meta)
-                traces.append(one.only(features) if features else one)
+                if one is not None:
+                    traces.append(one.only(features) if features else one)
     if not traces:
         raise DataError(f"no finished episode in {stores}; a detector needs recorded successes and failures")
     first = traces[0]
@@ -163,8 +164,11 @@ def checkpoint(meta: EpisodeMeta) -> str:
     return meta.provenance.checkpoint_sha256
 
 
-def _read(store: EpisodeStore, meta: EpisodeMeta) -> Trace:
+def _read(store: EpisodeStore, meta: EpisodeMeta) -> Trace | None:
+    """The episode, or None where somebody else than the policy acted too: its end tells nothing of the policy's."""
     episode = store.read(meta.episode_id)
+    if (episode.actors() != Actor.POLICY).any():
+        return None
     asked, features = episode.features()
     if len(asked) == 0 or asked[0] != 0:
         raise DataError(f"{meta.episode_id} has no policy features from step 0 on; record it with: failwise collect")

@@ -29,6 +29,7 @@ from failwise.evaluate.detection import (
     over_tasks,
     pr_auc,
     roc_auc,
+    summarised,
     timestep_accuracy,
     within_tasks,
 )
@@ -227,7 +228,7 @@ def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[s
             "roc_auc": asdict(over_tasks(which, roc_auc, **keywords)),
             "pr_auc": asdict(over_tasks(which, pr_auc, repeats=0)),
         }
-        for end, which in (("final", folds), ("earliest", cut))
+        for end, which in (("final", [summarised(f) for f in folds]), ("earliest", [summarised(f) for f in cut]))
     }
     for share in EARLY:
         found = over_tasks(folds, partial(early_auc, share=share), repeats=0)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from failwise.errors import DataError, SetupError
 from failwise.evaluate.compare import compare
 from failwise.evaluate.records import Comparison
 from failwise.evaluate.statistics import smallest_decisive_n
+from failwise.evaluate.watched import watched_arm
+
+if TYPE_CHECKING:
+    from failwise.rollout import RolloutItem
+    from failwise.rollout.watching import OnAlarm
 
 COMPARISON_FILE = "comparison.json"
 ARMS_FILE = "arms.json"
@@ -25,6 +31,8 @@ def evaluate(
     workers: int = 2,
     baseline: str | None = None,
     confidence: float = 0.95,
+    monitor: Path | None = None,
+    on_alarm: OnAlarm = "stop",
 ) -> Comparison:
     """Collect each arm x task x seed and compare. Pairs exist by construction: all arms get the same seeds.
 
@@ -39,6 +47,8 @@ def evaluate(
         workers: processes that run episodes.
         baseline: the arm that the others are compared with; None takes the first.
         confidence: level of the intervals; tests reject at ``1 - confidence``.
+        monitor: a detector's folder: each arm gets a twin, ARM+REACTION, that it watches on the same seeds.
+        on_alarm: what happens at the first alarm of an episode: note, stop, recover or ask.
 
     Raises:
         SetupError: no task, arm or seed, a seed named twice, an unknown baseline, or a folder where the name
@@ -46,21 +56,31 @@ def evaluate(
         DataError: so few pairs that no outcome could give a verdict. Raised before any episode starts.
     """
     first = _check(env_ids, arms, seeds, baseline, confidence)
-    from failwise.rollout import RolloutItem, collect  # loads torch, which comparing alone does not need
+    from failwise.rollout import collect  # loads torch, which comparing alone does not need
 
-    order = [first, *(arm for arm in arms if arm != first)]
+    plain = [first, *(arm for arm in arms if arm != first)]
+    twins = {watched_arm(arm, on_alarm): arm for arm in plain} if monitor else {}
+    order = [*plain, *twins]
     # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
     items = [
-        RolloutItem(env_id=env_id, env_seed=seed, policy_seed=seed, arm=arm, agent=str(arms[arm]))
+        _item(env_id, seed, arm, str(arms[twins.get(arm, arm)]), str(monitor) if arm in twins else "", on_alarm)
         for seed in seeds
         for env_id in env_ids
         for arm in order
     ]
-    _claim_folder(Path(out), arms)
+    said = {twin: f"{arms[arm]} watched by {monitor}" for twin, arm in twins.items()}
+    _claim_folder(Path(out), {**arms, **said})
     metas = collect(items, Path(out) / EPISODES_FOLDER, workers=workers, title="evaluate")
     comparison = compare(metas, first, arms=order[1:], confidence=confidence)
     write_comparison(comparison, Path(out))
     return comparison
+
+
+def _item(env_id: str, seed: int, arm: str, agent: str, monitor: str, on_alarm: OnAlarm) -> RolloutItem:
+    from failwise.rollout import RolloutItem
+
+    watched: dict[str, Any] = {"monitor": monitor, "on_alarm": on_alarm} if monitor else {}
+    return RolloutItem(env_id=env_id, env_seed=seed, policy_seed=seed, arm=arm, agent=agent, **watched)
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from failwise.errors import SetupError
 from failwise.protocols import Environment, Executor
 from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
+from failwise.rollout.watching import OnAlarm, load_watch
 from failwise.store import EpisodeStore, clear_leftovers
 from failwise.types import EpisodeMeta, Outcome
 
@@ -37,7 +39,7 @@ class _Kept:
         return self._items[key]
 
 
-_envs, _agents = _Kept(_CACHED_ENVS), _Kept(_CACHED_AGENTS)
+_envs, _agents, _watches = _Kept(_CACHED_ENVS), _Kept(_CACHED_AGENTS), _Kept(_CACHED_AGENTS)
 
 
 def prepare_worker() -> None:
@@ -67,9 +69,13 @@ def run_item(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMet
 
     env = environment(item.env_id, **options.env_options)
     agent = _agents.get(f"{item.agent} {_stamp(item.agent)}", lambda: load_agent(item.agent))
+    watch = None
+    if item.monitor:
+        key = f"{item.monitor} {_stamp(item.monitor)} {item.on_alarm} {item.agent} {_stamp(item.agent)}"
+        watch = _watches.get(key, lambda: load_watch(item.monitor, item.on_alarm, agent))
     store = EpisodeStore(out)
     with store.begin(item.episode_id) as writer:
-        meta = run_episode(env, agent, item, writer, options)
+        meta = run_episode(env, agent, item, writer, options, watch)
         writer.commit(meta)
     return meta
 
@@ -110,7 +116,8 @@ def collect(
     metas = {m.episode_id: m for m in store.metas()}
     todo = [i for i in items if i.episode_id not in metas]
     if todo:
-        _check_setup({(i.env_id, i.agent) for i in todo}, options)
+        _check_setup({(i.env_id, i.agent) for i in todo})
+        _check_watches({(i.env_id, i.agent, i.monitor, i.on_alarm) for i in todo if i.monitor}, workers)
         task = partial(_run_or_report, out=str(out), options=options)
         own = executor is None
         runner: Any = executor or (
@@ -141,7 +148,19 @@ def _run_or_report(item: RolloutItem, out: str, options: RolloutOptions) -> Epis
         return str(error)
 
 
-def _check_setup(pairs: set[tuple[str, str]], options: RolloutOptions) -> None:
+def _check_watches(watched: set[tuple[str, str, str, OnAlarm]], workers: int) -> None:
+    """Load each monitor once, and see that its reaction is possible, before any worker starts."""
+    from failwise.agent import load_agent
+
+    for env_id, agent, monitor, on_alarm in sorted(watched):
+        load_watch(monitor, on_alarm, load_agent(agent))
+        if on_alarm == "ask" and (workers > 1 or not sys.stdin.isatty()):
+            raise SetupError("--on-alarm ask asks a person at the terminal: run it there, with --workers 1")
+        if on_alarm in ("recover", "ask") and not environment(env_id).spec.has_expert:
+            raise SetupError(f"{env_id} has no expert to recover with; use --on-alarm stop")
+
+
+def _check_setup(pairs: set[tuple[str, str]]) -> None:
     """Make each agent once and look at each environment's name before any worker starts."""
     from failwise.agent import load_agent
     from failwise.envs import list_tasks

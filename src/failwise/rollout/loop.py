@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from failwise.agent import PolicyAgent
 from failwise.errors import EpisodeError, SetupError
 from failwise.policies.pooling import DEFAULT as DEFAULT_FEATURES
+from failwise.rollout.watching import OnAlarm, Watch, band_scalar
 from failwise.store import episode_id
-from failwise.types import EpisodeMeta, FailureEvent, Outcome, StepRecord
+from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome, StepRecord
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from failwise.agent import Agent
     from failwise.protocols import Environment
     from failwise.store.writer import EpisodeWriter
+    from failwise.types import ActionChunk, Verdict
+
+RECOVERY_LOOKS = 4  # steps between pictures while somebody else recovers: what was done there has to be visible
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class RolloutItem:
         env_seed: seed of the layout. policy_seed: seed of the agent's own randomness.
         arm: name of what is being compared.
         agent: what ``failwise.agent.load_agent`` takes.
+        monitor: folder of a detector that watches, or "". on_alarm: what happens at its first alarm.
     """
 
     env_id: str
@@ -34,6 +41,8 @@ class RolloutItem:
     policy_seed: int
     arm: str
     agent: str
+    monitor: str = ""
+    on_alarm: OnAlarm = "stop"
 
     @property
     def episode_id(self) -> str:
@@ -79,8 +88,9 @@ def instruction_for(env: Environment, wording: str, seed: int) -> str:
 
 
 def run_episode(
-    env: Environment, agent: Agent, item: RolloutItem, writer: EpisodeWriter, options: RolloutOptions
-) -> EpisodeMeta:
+    env: Environment, agent: Agent, item: RolloutItem, writer: EpisodeWriter, options: RolloutOptions,
+    watch: Watch | None = None,
+) -> EpisodeMeta:  # fmt: skip
     """Run and record one episode; whatever happens inside, it ends in exactly one outcome."""
     spec = env.spec
     instruction = instruction_for(env, options.wording, item.env_seed)
@@ -88,18 +98,25 @@ def run_episode(
     conditions: dict[str, bool] = dict.fromkeys(spec.conditions, False)
     outcome, error = Outcome.TIMEOUT, ""
     try:
-        if isinstance(agent, PolicyAgent):
+        if watch is not None:
+            watch.begin(agent, env)
+        elif isinstance(agent, PolicyAgent):
             agent.watch(options.features, options.samples)
         agent.begin(env, item.policy_seed)
         observation, _ = env.reset(seed=item.env_seed, options={"instruction": instruction})
         pending: list[Any] = []
-        fresh, chunk = 0, None
+        fresh, chunk, verdict = 0, None, None
+        actor, decision = agent.actor, "go on"
         while step < spec.step_limit:
-            infer = not pending
+            infer = not pending and actor != Actor.RECOVERY
             if infer:
                 chunk = agent.act(observation)
                 pending, fresh = list(chunk.actions), step
-            looked = (infer and agent.actor != "expert") or bool(options.look_every and step % options.look_every == 0)
+            if watch is not None and actor != Actor.RECOVERY:
+                verdict = watch.see(step, pending[0], chunk if infer else None)
+                decision = watch.decide(verdict, _next_condition(spec.conditions, conditions))
+            every = options.look_every or (RECOVERY_LOOKS if actor == Actor.RECOVERY else 0)
+            looked = (infer and actor != "expert") or decision != "go on" or bool(every and step % every == 0)
             if looked:
                 writer.look(step, observation.images)
                 looks += 1
@@ -107,7 +124,12 @@ def run_episode(
                 writer.snapshot(step, env.snapshot())
             if infer and chunk is not None and chunk.features is not None:
                 writer.features(step, chunk.features, chunk.samples)
-            action = pending.pop(0)
+            if decision == "stop":
+                outcome = Outcome.ABORTED
+                break
+            if decision == "recover":
+                actor, decision, verdict, pending, fresh = Actor.RECOVERY, "go on", None, [], step
+            action = pending.pop(0) if actor != Actor.RECOVERY else expert_action(env, step)
             state = observation.state
             observation, reward, terminated, truncated, info = env.step(action)
             conditions = dict(info["conditions"])
@@ -118,9 +140,10 @@ def run_episode(
                     action=action,
                     reward=reward,
                     conditions=conditions,
-                    actor=agent.actor,
+                    actor=actor,
                     chunk_step=step - fresh,
-                    info=chunk.info if infer and chunk is not None else {},
+                    info=_scalars(chunk, verdict) if infer and actor != Actor.RECOVERY else {},
+                    score=None if verdict is None else verdict.score,
                 )
             )
             step += 1
@@ -151,11 +174,38 @@ def run_episode(
         control_hz=spec.control_hz,
         cameras=tuple(spec.cameras) if looks else (),
         n_frames=looks,
-        failure_events=_events(outcome, conditions, spec.conditions, step),
+        failure_events=(*_alarm(watch), *_events(outcome, conditions, spec.conditions, step)),
         error=error,
         provenance=agent.provenance(),
-        extra=_kind_of_features(agent),
+        extra=_kind_of_features(agent) | ({} if watch is None else {"watch": watch.about()}),
     )
+
+
+def expert_action(env: Environment, step: int) -> NDArray[Any]:
+    """The expert's action.
+
+    Raises:
+        EpisodeError: it has none in this state.
+    """
+    action = env.expert()
+    if action is None:
+        raise EpisodeError(f"the expert of {env.spec.env_id} gives no action at step {step}")
+    return action
+
+
+def _scalars(chunk: ActionChunk | None, verdict: Verdict | None) -> dict[str, float]:
+    """What is recorded with an inference: the steering's scalars, and the bound of a monitor."""
+    scalars = {} if chunk is None else dict(chunk.info)
+    return scalars if verdict is None else scalars | band_scalar(verdict)
+
+
+def _alarm(watch: Watch | None) -> tuple[FailureEvent, ...]:
+    return () if watch is None or watch.event is None else (watch.event,)
+
+
+def _next_condition(order: tuple[str, ...], conditions: Mapping[str, bool]) -> str:
+    """The first condition in the task's order that does not hold."""
+    return next((name for name in order if not conditions.get(name, False)), "success")
 
 
 def _kind_of_features(agent: Agent) -> dict[str, Any]:
@@ -171,7 +221,7 @@ def _events(
     """For an episode without success: the first condition in the task's order that did not hold at its end."""
     if outcome not in (Outcome.FAILURE, Outcome.TIMEOUT):
         return ()
-    missing = next((name for name in order if not conditions.get(name, False)), "success")
+    missing = _next_condition(order, conditions)
     reached = ", ".join(name for name in order if conditions.get(name, False)) or "none"
     return (
         FailureEvent(
