@@ -52,6 +52,10 @@ def test_bench_writes_figures_and_a_picture(recorded, tmp_path, capsys):
     results = json.loads((tmp_path / "detect.json").read_text())
     assert list(results["detectors"]) == names.split(",") and results["episodes"] == 200
     assert (tmp_path / "detect.png").read_bytes()[:4] == b"\x89PNG"
+    page = (tmp_path / "detect.html").read_text()
+    best = results["detectors"]["mahalanobis"]["unseen"]["earliest"]["within_tasks"]["point"]
+    assert "mahalanobis tells failures" in page and f"{best:.3f}" in page and "tiny/door" in page
+    assert "It knows more than the length" in page and "<script" not in page
     length, strong = results["detectors"]["length"], results["detectors"]["mahalanobis"]
     assert length["unseen"]["earliest"]["roc_auc"]["point"] == 0.5, "by the earliest stop, the length knows nothing"
     assert length["unseen"]["final"]["roc_auc"]["point"] > 0.95, "by the final end, it knows nearly everything"

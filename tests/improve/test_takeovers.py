@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.improve.test_choose import meta
+from test_choose import meta
 
 from failwise.errors import SetupError
 from failwise.improve import ImproveOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.policies.small_policy import noisy, observations, small_policy
+from small_policy import noisy, observations, small_policy
 
 from failwise.agent import PolicyAgent
 from failwise.errors import SetupError

@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from failwise.cli.options import existing_folder, parse, writable_folder
 from failwise.errors import SetupError, UnknownNameError
+
+if TYPE_CHECKING:
+    from failwise.detect import Monitor, Trace
 
 EPISODES = "episodes that 'failwise collect' wrote"
 
@@ -50,6 +53,10 @@ class Score:
     """Folder that 'failwise detect fit' wrote."""
     out: Path | None = None
     """File for one JSON line an episode with all steps; without it, a table only."""
+    page: Path | None = None
+    """Also an HTML page with the curves of telling episodes."""
+    videos: Path | None = None
+    """Also a folder with a video of each of these, the curve drawn in."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,46 @@ def score(argv: Sequence[str]) -> int:
         writable_folder(asked.out.parent)
         asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     Console().print(table)
+    if asked.page is not None or asked.videos is not None:
+        _show(asked, monitor, traces)
     return 0
+
+
+def _show(asked: Score, monitor: Monitor, traces: Sequence[Trace]) -> None:
+    """The page and the videos."""
+    from failwise.report.page import picture_html, write_page
+    from failwise.report.scored import draw_episode, draw_video, scored_by
+    from failwise.report.section import Section
+    from failwise.report.watched import telling
+    from failwise.store import EpisodeStore
+
+    store = EpisodeStore(asked.episodes, create=False)
+    scored = [scored_by(monitor, store.read(t.meta.episode_id), t) for t in traces]
+    shown = telling(scored)
+    if asked.page is not None:
+        writable_folder(asked.page.parent, "--page")
+        pictures = "".join(picture_html(draw_episode(one), one.title) for one in shown)
+        lost, won = (
+            [one for one in scored if (one.episode.meta.outcome != "success") == failed] for failed in (True, False)
+        )
+        counts = {
+            "failures with an alarm": f"{sum(one.alarm is not None for one in lost)} of {len(lost)}",
+            "successes with an alarm": f"{sum(one.alarm is not None for one in won)} of {len(won)}",
+        }
+        delays = [one.delay / one.episode.meta.control_hz for one in lost if one.delay is not None]
+        if delays:
+            counts["mean delay after a known onset"] = f"{sum(delays) / len(delays):.2f} s"
+        claim = f"{monitor.detector.name}, at most {monitor.band.alpha:.0%} of the successes may raise an alarm."
+        page = write_page(
+            asked.page, "Scored episodes", [(claim, str(asked.episodes))], counts,
+            [Section("Some of each kind", pictures)],
+        )  # fmt: skip
+        print(page)
+    if asked.videos is not None:
+        writable_folder(asked.videos, "--videos")
+        for one in shown:
+            if one.episode.meta.n_frames:
+                print(draw_video(one, asked.videos / f"{one.episode.id}.mp4"))
 
 
 def bench(argv: Sequence[str]) -> int:
@@ -147,7 +193,7 @@ def bench(argv: Sequence[str]) -> int:
     from failwise.detect import load_traces
     from failwise.evaluate.detector_bench import BenchOptions, usable
     from failwise.evaluate.detector_bench import bench as run
-    from failwise.report.detection import draw, table
+    from failwise.report.detection import draw, table, write_bench_page
 
     asked = parse(Bench, argv, "detect bench")
     existing_folder(asked.episodes, "--episodes", EPISODES)
@@ -165,7 +211,7 @@ def bench(argv: Sequence[str]) -> int:
     picture = draw(results, asked.out / "detect.png")
     table(results)
     print(asked.out / "detect.json")
-    print(picture)
+    print(write_bench_page(results, picture, asked.out / "detect.html"))
     return 0
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from failwise.report.page import table_html, write_page
+from failwise.report.section import Section
+
 GREY, BLUE, ORANGE, RED = "#9aa3ad", "#2f6db3", "#d9822b", "#b3362f"
 
 
@@ -78,6 +81,89 @@ def draw(results: Mapping[str, Any], path: Path) -> Path:
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return path
+
+
+def write_bench_page(results: Mapping[str, Any], picture: Path, path: Path) -> Path:
+    """The comparison as one page: findings, the picture, every detector, every task."""
+    ranked = _ranked(results)
+    name, best = ranked[0]
+    seen, unseen = (best[part]["earliest"]["within_tasks"] for part in ("seen", "unseen"))
+    sentences = [
+        (
+            f"{name} tells failures from successes best on tasks that it was not fitted on.",
+            f"ROC-AUC within tasks by earliest stop {_auc(unseen)}, on seen tasks {_auc(seen)}.",
+        )
+    ]
+    if "length" in results["detectors"] and name != "length":
+        length = results["detectors"]["length"]["unseen"]["earliest"]
+        apart = unseen["lower"] > length["within_tasks"]["upper"]
+        sentences.append(
+            (
+                f"{'It' if apart else 'It cannot be said that it'} knows more than the length of the episode.",
+                f"The length alone: {_auc(length['within_tasks'])} within tasks, {_auc(length['roc_auc'])} pooled.",
+            )
+        )
+    for part in ("seen", "unseen"):
+        false, successes, detected, failures = _alarms(best, part, results["alpha"])
+        sentences.append(
+            (
+                f"{part.capitalize()} tasks: {false} of {successes} successes raised an alarm, nominal "
+                f"{results['alpha']:.0%}; {detected} of {failures} failures did.",
+                f"Functional band of {name}, all folds together.",
+            )
+        )
+    heads = [
+        "detector",
+        "seen",
+        "unseen",
+        "seen, pooled",
+        "unseen, pooled",
+        "PR-AUC, unseen",
+        "at 25%",
+        "at 50%",
+        "at 75%",
+    ]
+    heads += ["accuracy a step", "false alarms seen", "false alarms unseen", "detected unseen"]
+    rows = []
+    for label, row in ranked:
+        ends = [row[part]["earliest"] for part in ("seen", "unseen")]
+        early = [f"{row['unseen']['early'][share]['point']:.3f}" for share in ("0.25", "0.5", "0.75")]
+        here, there = (_alarms(row, part, results["alpha"]) for part in ("seen", "unseen"))
+        rows.append(
+            [
+                label,
+                *(_auc(e[kind]) for kind in ("within_tasks", "roc_auc") for e in ends),
+                f"{ends[1]['pr_auc']['point']:.3f}",
+                *early,
+                f"{row['unseen']['timestep_accuracy']['point']:.3f}",
+                *(f"{a}/{b}" for a, b in (here[:2], there[:2], there[2:])),
+            ]
+        )
+    top = ranked[:5]
+    tasks = [
+        [task, *(f"{row['unseen']['by_task'].get(task, float('nan')):.3f}" for _, row in top)]
+        for task in results["tasks"]
+    ]
+    lead = (
+        "<p class='lead'>Each task is unseen in one fold. By earliest stop: every episode is read only for as long as "
+        "the shortest one of its task ran, so that no score gains from the length of failures. Within tasks: ROC-AUC "
+        "among the episodes of a task, averaged over tasks; pooled: of all episodes of a fold. Intervals are 95%, "
+        "by resampling tasks and episodes.</p>"
+    )
+    sections = [
+        Section(
+            "Ranking, time of alarm, coverage", lead, picture, "Ranking of detectors; accuracy against time; coverage"
+        ),
+        Section("Every detector", table_html(heads, rows, "Every detector")),
+        Section("Every task, unseen", table_html(["task", *(n for n, _ in top)], tasks, "ROC-AUC of each task")),
+    ]
+    facts = {
+        "episodes": str(results["episodes"]),
+        "failures": str(results["failures"]),
+        "tasks": str(len(results["tasks"])),
+        "calibration successes a fold": ", ".join(map(str, results["calibration_successes"])),
+    }
+    return write_page(path, "Failure detectors compared", sentences, facts, sections)
 
 
 def _ranked(results: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from failwise.evaluate import COMPARISON_FILE, EPISODES_FOLDER, Comparison, desc
 from failwise.report.evidence import Evidence, gather
 from failwise.report.section import Section
 from failwise.report.view import page
+from failwise.report.watched import watched_sections
 from failwise.store import EpisodeStore
 
 REPORT_FILE = "report.html"
@@ -40,6 +41,7 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
         raise SetupError(f"no run folder at {run}: give one that 'failwise evaluate' or 'failwise collect' wrote")
     comparison, store = _read(run)
     evidence = Evidence() if store is None else gather(store, comparison)
+    sections = [*sections, *([] if store is None else watched_sections(store))]
     path = run / REPORT_FILE
     half = path.with_suffix(".html.tmp")
     try:
@@ -52,20 +54,28 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
 
 def render(comparison: Comparison, evidence: Evidence, sections: Sequence[Section], name: str) -> str:
     """Return the page as HTML. ``name``: what the run is called on it."""
-    environment = Environment(
+    return (
+        template_environment()
+        .get_template("report.html")
+        .render(
+            name=name,
+            page=page(comparison),
+            evidence=evidence,
+            sections=[(section, section.figure_source()) for section in sections],
+            version=__version__,
+            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        )
+    )
+
+
+def template_environment() -> Environment:
+    """Where pages' templates come from; names that a template does not get are errors, and all text is escaped."""
+    return Environment(
         loader=PackageLoader("failwise.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
-        name=name,
-        page=page(comparison),
-        evidence=evidence,
-        sections=[(section, section.figure_source()) for section in sections],
-        version=__version__,
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
     )
 
 
