@@ -24,6 +24,7 @@ VERBS = {
     "improve": "the whole job: collect, learn from failures, choose on validation seeds, prove on test seeds",
     "evaluate": "compare policies and agents on paired seeds",
     "detect": "fit, use or compare detectors of failure: failwise detect fit|score|bench",
+    "diagnose": "say why episodes failed: failwise diagnose label|fit|predict",
     "report": "write the one-page HTML report of a run",
     "list": "name what is there: failwise list envs|policies|methods",
     "doctor": "check this machine, with the line that mends what is missing",

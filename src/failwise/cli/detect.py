@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from failwise.cli.actions import Actions, run_action
 from failwise.cli.options import existing_folder, parse, writable_folder
 from failwise.errors import SetupError, UnknownNameError
 
@@ -215,31 +216,16 @@ def bench(argv: Sequence[str]) -> int:
     return 0
 
 
-ACTIONS: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+ACTIONS: Actions = {
     "fit": ("a detector and its bands, from recorded episodes", fit),
     "score": ("scores and alarms of recorded episodes", score),
     "bench": ("every detector on the same episodes: one table, one picture", bench),
 }
 
 
-def help_text() -> str:
-    """The actions, one a line."""
-    rows = "\n".join(f"  {name:<8} {summary}" for name, (summary, _) in ACTIONS.items())
-    return (
-        "usage: failwise detect ACTION [OPTIONS]\n\n"
-        f"actions:\n{rows}\n\n'failwise detect ACTION --help' shows its options."
-    )
-
-
 def main(argv: Sequence[str]) -> int:
     """Run one action."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(help_text())
-        return 0 if argv else 2
-    name, *rest = argv
-    if name not in ACTIONS:
-        raise UnknownNameError("detect action", name, ACTIONS)
-    return ACTIONS[name][1](rest)
+    return run_action("detect", ACTIONS, argv)
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -171,6 +171,14 @@ class MetaWorldEnv:
             action = self._expert.get_action(self._raw)
         return np.clip(np.asarray(action, np.float32), -1.0, 1.0)
 
+    def poses(self) -> dict[str, NDArray[np.float64]]:
+        """Positions (3,) in metres of ``hand`` (between the fingers), ``object`` and ``goal``: no policy sees them."""
+        return {
+            "hand": np.array(self._env.tcp_center, np.float64),
+            "object": np.array(self._raw[4:7], np.float64),
+            "goal": np.array(self._env._target_pos, np.float64),
+        }
+
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """Everything that the next step depends on, as arrays.
 
