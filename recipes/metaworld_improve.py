@@ -97,7 +97,7 @@ def main(recipe: Recipe) -> None:
             return
         with minutes.of("unseen"):
             arms = {"base": str(base), f"improved-{options.rounds}": str(run / "agent")}
-            seeds = list(TEST.claim(options.test_seeds))
+            seeds = list(TEST.claim(options.test_seeds, options.test_offset))
             evaluate(env_ids(UNSEEN_BY_SELECTION), arms, seeds, unseen / "proof", workers=options.workers)
     write_results(recipe, run, unseen, base)
 

@@ -143,7 +143,8 @@ def test_a_fixed_candidate_skips_validation(base, tmp_path):
 
 
 def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path):
-    run = improve([ENV], base, tmp_path / "run", replace(OPTIONS, demos=demos, recoveries="expert", extra="none"))
+    options = replace(OPTIONS, demos=demos, recoveries="expert", extra="none", test_offset=50)
+    run = improve([ENV], base, tmp_path / "run", options)
     choice = json.loads((run / "round1" / "choice.json").read_text())
     verified = [m for m in EpisodeStore(run / "round1" / "recoveries").metas() if m.outcome == "success"]
     assert choice["collected"]["verified_recoveries"] == len(verified) > 0
@@ -151,6 +152,8 @@ def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path)
     tried = EpisodeStore(run / "round1" / "recoveries").metas()
     assert {m.extra["recovers"] for m in tried} == failed and len(tried) >= 2 * len(failed)
     assert {"recovery", "recovery-gated"} <= {s["name"] for s in choice["standings"]}
+    seeds = {m.env_seed for m in EpisodeStore(run / "proof" / "episodes").metas()}
+    assert seeds == set(range(300_050, 300_058)), "later seeds of the test range, as asked"
     assert {"c2", "gated-1"} <= {s["name"] for s in choice["standings"]}, (
         "those without an expert stay in the comparison"
     )

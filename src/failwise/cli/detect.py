@@ -13,7 +13,7 @@ from failwise.cli.options import existing_folder, parse, writable_folder
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
-    from failwise.detect import Monitor, Trace
+    from failwise.detect import Costs, Monitor, Trace
 
 EPISODES = "episodes that 'failwise collect' wrote"
 
@@ -34,6 +34,9 @@ class Fit:
     """Largest rate of false alarms, over episodes that will succeed."""
     band: str = "functional"
     """functional: follows the scores of successes over time. constant: one threshold."""
+    costs: str = ""
+    """Learn thresholds and reactions from what goes wrong costs, as JSON: '{"missed": 1, "false_stop": 0.5,
+    "ask": 0.2}'. Then a half of the episodes that calibrate, and of the failures, learn them."""
     per_task: bool = True
     """Also a band of its own for every task that has enough successes for one."""
     calibration: float = 0.4
@@ -84,21 +87,37 @@ def fit(argv: Sequence[str]) -> int:
     """Fit and calibrate; print what the band promises."""
     import numpy as np
 
-    from failwise.detect import calibrate, load_traces, make_detector
+    from failwise.detect import calibrate, calibrate_by_cost, load_traces, make_detector
 
     asked = parse(Fit, argv, "detect fit")
     existing_folder(asked.episodes, "--episodes", EPISODES)
     if not 0 < asked.calibration < 1:
         raise SetupError(f"--calibration {asked.calibration} must lie between 0 and 1")
-    detector = make_detector(asked.detector, **_options(asked.options))
+    detector = make_detector(asked.detector, **_options(asked.options, "--options"))
+    costs = _costs(asked.costs) if asked.costs else None
     writable_folder(asked.out)
     traces = load_traces(asked.episodes, features=asked.features)
     wins = [t for t in traces if not t.failed]
     order = np.random.default_rng(asked.seed).permutation(len(wins))
     held = {wins[i].meta.episode_id for i in order[: round(asked.calibration * len(wins))]}
     calibration = [t for t in wins if t.meta.episode_id in held]
-    detector.fit([t for t in traces if t.meta.episode_id not in held], seed=asked.seed)
-    monitor = calibrate(detector, calibration, asked.alpha, kind=asked.band, per_task=asked.per_task, seed=asked.seed)
+    rest = [t for t in traces if t.meta.episode_id not in held]
+    tuning: list[Trace] = []
+    if costs is not None:
+        calibration, tuning, rest = _for_costs(calibration, rest, asked.seed)
+    detector.fit(rest, seed=asked.seed)
+    if costs is None:
+        monitor = calibrate(
+            detector, calibration, asked.alpha, kind=asked.band, per_task=asked.per_task, seed=asked.seed
+        )
+    else:
+        monitor, spending = calibrate_by_cost(detector, tuning, calibration, asked.alpha, costs, seed=asked.seed)
+        for start, share, reaction in zip(spending.starts, spending.alphas, spending.responses, strict=True):
+            print(f"from step {start}: {reaction} at a rate of false alarms of at most {share:.0%}")
+        print(
+            f"cost an episode, cross-validated: {spending.cost:.3f}; without any alarm {spending.cost_of_none:.3f}, "
+            f"stopping with alpha spent evenly {spending.cost_of_fixed:.3f}"
+        )
     monitor.save(asked.out)
     for task, band in monitor.bands.items():
         print(
@@ -228,11 +247,33 @@ def main(argv: Sequence[str]) -> int:
     return run_action("detect", ACTIONS, argv)
 
 
-def _options(text: str) -> dict[str, Any]:
+def _for_costs(
+    calibration: Sequence[Trace], rest: Sequence[Trace], seed: int
+) -> tuple[list[Trace], list[Trace], list[Trace]]:
+    """Half of the held-out successes to calibrate, the other half and a third of the failures to learn from."""
+    import numpy as np
+
+    lost = [t for t in rest if t.failed]
+    order = np.random.default_rng(seed).permutation(len(lost))
+    chosen = {lost[i].meta.episode_id for i in order[: round(len(lost) / 3)]}
+    tuning = [*calibration[1::2], *(t for t in lost if t.meta.episode_id in chosen)]
+    return list(calibration[::2]), tuning, [t for t in rest if t.meta.episode_id not in chosen]
+
+
+def _costs(text: str) -> Costs:
+    from failwise.detect import Costs
+
+    try:
+        return Costs(**_options(text, "--costs"))
+    except TypeError as error:
+        raise SetupError(f"--costs {text!r}: {error}; costs are missed, false_stop, ask and late") from error
+
+
+def _options(text: str, option: str) -> dict[str, Any]:
     try:
         options = json.loads(text)
     except ValueError as error:
-        raise SetupError(f"--options {text!r} is not JSON ({error})") from error
+        raise SetupError(f"{option} {text!r} is not JSON ({error})") from error
     if not isinstance(options, dict):
-        raise SetupError(f"--options must be a JSON object, not {text!r}")
+        raise SetupError(f"{option} must be a JSON object, not {text!r}")
     return options

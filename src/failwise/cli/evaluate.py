@@ -36,9 +36,10 @@ class Evaluate:
     """Level of the intervals; a test rejects at one minus it."""
     monitor: Path | None = None
     """Folder of a detector that 'failwise detect fit' wrote: each arm gets a twin that it watches on the same seeds."""
-    on_alarm: Literal["note", "stop", "recover", "ask"] = "stop"
+    on_alarm: Literal["note", "stop", "recover", "ask", "learned"] = "stop"
     """At a watched episode's first alarm: note goes on, stop ends the episode, recover hands over to the
-    environment's expert, ask asks a person at the terminal (with --workers 1)."""
+    environment's expert, ask asks a person at the terminal (with --workers 1), learned stops or asks as the detector
+    learned from costs."""
     workers: int = 2
     """Worker processes."""
 

@@ -10,16 +10,20 @@ from failwise.detect.conformal import (
     weighted_quantile,
 )
 from failwise.detect.load import load_detector, load_monitor, make_detector
-from failwise.detect.monitor import Monitor, calibrate
+from failwise.detect.monitor import Monitor, calibrate, calibrate_by_cost
+from failwise.detect.thresholds import Costs, Spending
 from failwise.detect.trace import Moment, Trace, load_traces
 
 __all__ = [
     "Band",
+    "Costs",
     "Detector",
     "Moment",
     "Monitor",
+    "Spending",
     "Trace",
     "calibrate",
+    "calibrate_by_cost",
     "conformal_quantile",
     "constant_band",
     "functional_band",

@@ -85,6 +85,7 @@ class Band:
         alpha: nominal rate of false alarms over episodes.
         n: calibration successes that the width rests on. n_mean: those that mean and scale rest on.
         task: the task it is for, "" for all tasks together.
+        reactions: (first step, "stop" or "ask") of each phase, where they were learned; else empty.
     """
 
     mean: NDArray[np.float64]
@@ -94,6 +95,11 @@ class Band:
     n: int
     n_mean: int
     task: str = ""
+    reactions: tuple[tuple[int, str], ...] = ()
+
+    def reaction(self, step: int) -> str:
+        """What was learned to do at an alarm at a step, "" where nothing was."""
+        return next((what for start, what in reversed(self.reactions) if start <= step), "")
 
     @property
     def vacuous(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from failwise.detect.base import Detector, score_trace
 from failwise.detect.conformal import Band, constant_band, functional_band, smallest_n
+from failwise.detect.thresholds import Costs, Spending, fewest_successes, learn_spending, spending_band
 from failwise.detect.trace import Moment, Trace
 from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.types import Verdict
@@ -113,10 +114,41 @@ def calibrate(
     return Monitor(detector, bands)
 
 
+def calibrate_by_cost(
+    detector: Detector, tuning: Sequence[Trace], successes: Sequence[Trace], alpha: float, costs: Costs, *,
+    phases: int = 4, seed: int = 0,
+) -> tuple[Monitor, Spending]:  # fmt: skip
+    """A monitor whose thresholds and reactions by phase cost least; see ``failwise.detect.thresholds``.
+
+    Args:
+        detector: fitted on other episodes.
+        tuning: episodes of both outcomes to learn from.
+        successes: other episodes, to calibrate on.
+        alpha: largest rate of false alarms over successes.
+        costs: what goes wrong costs.
+        phases: of an episode.
+        seed: of the split of the tuning episodes.
+
+    Raises:
+        DataError: an episode that failed among the successes, or too few of any kind.
+    """
+    if wrong := [t for t in successes if t.failed]:
+        raise DataError(f"{wrong[0].meta.episode_id} is no success: a band is calibrated on successes only")
+    scored = [(score_trace(detector, t), t.failed) for t in tuning]
+    spending = learn_spending(scored, costs, alpha, phases=phases, seed=seed)
+    if len(successes) < (needed := fewest_successes(spending)):
+        raise DataError(
+            f"{len(successes)} calibration successes: the learned shares of alpha {spending.alphas} need at least "
+            f"{needed}; collect more, or ask for a larger alpha"
+        )
+    band = spending_band([score_trace(detector, t) for t in successes], spending)
+    return Monitor(detector, {"": band}), spending
+
+
 def _band_json(band: Band) -> dict[str, Any]:
     return {
         "mean": band.mean.tolist(), "scale": band.scale.tolist(), "width": band.width, "alpha": band.alpha,
-        "n": band.n, "n_mean": band.n_mean, "task": band.task,
+        "n": band.n, "n_mean": band.n_mean, "task": band.task, "reactions": [list(r) for r in band.reactions],
     }  # fmt: skip
 
 
@@ -124,4 +156,5 @@ def _band_from(row: Mapping[str, Any]) -> Band:
     return Band(
         np.asarray(row["mean"], np.float64), np.asarray(row["scale"], np.float64), float(row["width"]),
         float(row["alpha"]), int(row["n"]), int(row["n_mean"]), str(row["task"]),
+        tuple((int(start), str(what)) for start, what in row.get("reactions", [])),
     )  # fmt: skip

@@ -29,6 +29,7 @@ class WatchResult:
         pairs: seeds that both have. successes: of the plain arm. failures: the other ones, timeouts among them.
         false_alarms: pairs with an alarm where the plain arm succeeded. detected: pairs with an alarm where it did not.
         delay: mean share of the plain episode that had passed at a true alarm; NaN without any.
+        asked: alarms that called for a person.
         saved_steps: steps that were not run because of true alarms that stopped.
         mended: pairs lost by the plain arm and won by the watched one. spoiled: the other way round.
     """
@@ -43,6 +44,7 @@ class WatchResult:
     false_alarms: int
     detected: int
     delay: float
+    asked: int
     saved_steps: int
     mended: int
     spoiled: int
@@ -90,6 +92,7 @@ def watch_result(metas: Sequence[EpisodeMeta], arm: str, on_alarm: str) -> Watch
         false_alarms=len(alarms) - len(true),
         detected=len(true),
         delay=sum(shares) / len(shares) if shares else float("nan"),
+        asked=sum("then: asked" in event.evidence for event in alarms.values()),
         saved_steps=sum(plain[k].n_steps - watched[k].n_steps for k in stopped),
         mended=sum(not won[k] and watched[k].outcome == Outcome.SUCCESS for k in keys),
         spoiled=sum(won[k] and watched[k].outcome != Outcome.SUCCESS for k in keys),
@@ -113,7 +116,9 @@ def watch_sentences(result: WatchResult) -> list[str]:
             f"{name}: {result.detected} of {result.failures} episodes that do not succeed unwatched "
             f"({result.timeouts} of them by timeout) raised one, {_percent(result.detection_rate)}{late}."
         )
-    if result.on_alarm == "stop":
+    if result.asked:
+        out.append(f"{name}: {result.asked} of {result.false_alarms + result.detected} alarms called for a person.")
+    if result.on_alarm in ("stop", "learned"):
         out.append(f"{name}: true alarms saved {result.saved_steps} steps.")
     if result.on_alarm in ("recover", "ask"):
         out.append(f"{name}: {result.mended} failures became successes, {result.spoiled} successes did not stay.")

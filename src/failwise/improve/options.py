@@ -40,6 +40,8 @@ class ImproveOptions:
     """Take this candidate without validation, for tasks that must not take part in any choice."""
     test_seeds: int = 100
     """Untouched seeds a task for the proof."""
+    test_offset: int = 0
+    """Skip so many seeds of the test range: seeds whose results were seen before a change are untouched no longer."""
     side_seeds: int = 0
     """Test seeds a task for c1, fixed and adaptive, on which no claim about the improved agent rests; 0: all."""
     proof: Literal["all", "short"] = "all"

@@ -45,7 +45,7 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
     from failwise.report import write_report
     from failwise.store import EpisodeStore
 
-    seeds = list(TEST.claim(options.test_seeds))
+    seeds = list(TEST.claim(options.test_seeds, options.test_offset))
     folder = out / "proof"
     named = {name: str(path) for name, path in arms.items()}
     # First the arms on which the claim rests, then those that explain it: a run that is stopped has the former.

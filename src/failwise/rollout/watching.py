@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from failwise.agent import PolicyAgent
 from failwise.detect import Moment, Monitor, load_monitor
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from failwise.protocols import Environment
     from failwise.types import ActionChunk
 
-OnAlarm = Literal["note", "stop", "recover", "ask"]
+OnAlarm = Literal["note", "stop", "recover", "ask", "learned"]
 Decision = Literal["go on", "stop", "recover"]
-CHOICES: Mapping[str, OnAlarm] = {"note": "note", "stop": "stop", "recover": "recover", "ask": "ask"}
+CHOICES: tuple[str, ...] = get_args(OnAlarm)
 
 
 class Watch:
@@ -32,7 +32,8 @@ class Watch:
     Args:
         monitor: a detector with its bands.
         on_alarm: "note" goes on and only records it; "stop" ends the episode before the action; "recover" hands over
-            to the environment's expert; "ask" leaves it to a person.
+            to the environment's expert; "ask" leaves it to a person; "learned" stops or asks as the band learned from
+            costs, and an unanswered call for help stops.
         name: of the detector's folder, for the record.
         ask: how a person is asked: takes a line on the alarm, returns a decision. Default: at the terminal.
     """
@@ -43,7 +44,9 @@ class Watch:
         if on_alarm not in CHOICES:
             raise SetupError(f"unknown reaction to an alarm {on_alarm!r}; choose {', '.join(CHOICES)}")
         self.monitor, self.on_alarm, self.name = monitor, on_alarm, name
-        self.ask = ask or ask_at_terminal
+        if on_alarm == "learned" and not monitor.bands[""].reactions:
+            raise SetupError("this detector learned no reactions; fit it with --costs, or choose another --on-alarm")
+        self.ask = ask or (ask_at_terminal if on_alarm == "ask" or sys.stdin.isatty() else call_for_help)
         self.event: FailureEvent | None = None
 
     def begin(self, agent: Agent, env: Environment) -> None:
@@ -70,12 +73,14 @@ class Watch:
         if not verdict.alarm or self.event is not None:
             return "go on"
         said = f"score {verdict.score:.4g} above {verdict.band:.4g}"
-        decision: Decision = "stop" if self.on_alarm == "stop" else "recover"
-        if self.on_alarm == "note":
+        reaction = self.monitor.band.reaction(verdict.step) if self.on_alarm == "learned" else self.on_alarm
+        decision: Decision = "stop" if reaction == "stop" else "recover"
+        if reaction == "note":
             decision = "go on"
-        elif self.on_alarm == "ask":
+        elif reaction == "ask":
             decision = self.ask(f"alarm at step {verdict.step}: {said}; next condition: {stage or 'none'}")
-        evidence = f"{self.monitor.detector.name}: {said}; then: {decision}"
+        asked = "asked, " if reaction == "ask" else ""
+        evidence = f"{self.monitor.detector.name}: {said}; then: {asked}{decision}"
         self.event = FailureEvent(
             mode="alarm", stage=stage, onset_step=verdict.step, source="detected", evidence=evidence
         )
@@ -113,6 +118,11 @@ def _watchable(agent: Agent) -> PolicyAgent:
 def band_scalar(verdict: Verdict) -> dict[str, float]:
     """The bound as a chunk's scalar, where it is finite."""
     return {"band": verdict.band} if math.isfinite(verdict.band) else {}
+
+
+def call_for_help(line: str) -> Decision:
+    """Nobody is there to answer: the robot waits, so the episode ends."""
+    return "stop"
 
 
 def ask_at_terminal(line: str) -> Decision:
