@@ -8,6 +8,7 @@ compact VLA with two heads, whose costs do not depend on its weights.
 
     guided_over_unguided_b1, _b8    AFIL with the cosine schedule over no steering, 1 and 8 observations; budget 1.25
     sparse_over_unguided_b1, _b8    the same with the failure head at every other denoising step (``every=2``)
+    shared_over_unguided_b1, _b8    the same with two of three expert layers shared by the heads (``shared_layers=2``)
     best_of_8_over_1_b1             8 samples and a critic over one sample, 1 observation; budget 2
 """
 
@@ -28,8 +29,8 @@ from failwise.steer import AFIL, BestOfN, Unsteered, sample
 from failwise.types import Observation
 
 
-def random_policy() -> CompactVLA:
-    config = CompactConfig(heads=("success", "failure"))
+def random_policy(shared_layers: int = 0) -> CompactVLA:
+    config = CompactConfig(heads=("success", "failure"), shared_layers=shared_layers)
     S, A = config.state_dim, config.action_dim
     rng = np.random.default_rng(0)
     normaliser = Normaliser.fit(rng.normal(size=(64, S)), rng.normal(size=(64, A)), -np.ones(A), np.ones(A))
@@ -102,12 +103,15 @@ def main() -> None:
     spec = policy.spec
     critic = ChunkCritic(spec.feature_dim, spec.horizon * spec.action_dim).eval()
     one, eight = random_observations(policy, 1), random_observations(policy, 8)
+    shared = random_policy(shared_layers=2)
     guided, sparse = AFIL(schedule="cosine", alpha=1.0), AFIL(schedule="cosine", alpha=1.0, every=2)
     found = medians(
         {
             "unguided, 1 observation": chunk(policy, one, Unsteered()),
             "guided, 1 observation": chunk(policy, one, guided),
             "sparsely guided, 1 observation": chunk(policy, one, sparse),
+            "guided, shared layers, 1 observation": chunk(shared, one, guided),
+            "guided, shared layers, 8 observations": chunk(shared, eight, guided),
             "best of 8, 1 observation": chunk(policy, one, BestOfN(critic, samples=8)),
             "unguided, 8 observations": chunk(policy, eight, Unsteered()),
             "guided, 8 observations": chunk(policy, eight, guided),
@@ -121,13 +125,15 @@ def main() -> None:
         f"median of {arguments.repeats} repeats:"
     )
     for name, seconds in found.items():
-        print(f"  {name:26s} {1e3 * seconds:8.2f} ms")
+        print(f"  {name:38s} {1e3 * seconds:8.2f} ms")
     base_1, base_8 = found["unguided, 1 observation"], found["unguided, 8 observations"]
     figures = {
         "guided_over_unguided_b1": round(found["guided, 1 observation"] / base_1, 3),
         "guided_over_unguided_b8": round(found["guided, 8 observations"] / base_8, 3),
         "sparse_over_unguided_b1": round(found["sparsely guided, 1 observation"] / base_1, 3),
         "sparse_over_unguided_b8": round(found["sparsely guided, 8 observations"] / base_8, 3),
+        "shared_over_unguided_b1": round(found["guided, shared layers, 1 observation"] / base_1, 3),
+        "shared_over_unguided_b8": round(found["guided, shared layers, 8 observations"] / base_8, 3),
         "best_of_8_over_1_b1": round(found["best of 8, 1 observation"] / base_1, 3),
     }
     print(json.dumps({"benchmark": "guidance", "figures": figures}))

@@ -127,9 +127,23 @@ def test_the_same_request_resumes_and_repeats_nothing(run, base, demos):
     assert (run / "round1" / "network" / "model.safetensors").stat().st_mtime_ns == weights
 
 
+def test_a_request_of_before_an_option_existed_is_resumed_with_its_default(run, base, demos):
+    path = run / "request.json"
+    request = json.loads(path.read_text())
+    del request["heads"]["shared_layers"], request["heads"]["fit"]["shift"]
+    path.write_text(json.dumps(request))
+    other = replace(OPTIONS.heads, fit=replace(OPTIONS.heads.fit, shift=1))
+    with pytest.raises(SetupError, match="another heads"):
+        improve([ENV], base, run, replace(OPTIONS, demos=demos, rounds=2, heads=other))
+    improve([ENV], base, run, replace(OPTIONS, demos=demos, rounds=2))
+
+
 def test_another_request_in_the_same_folder_is_refused(run, base, demos):
     with pytest.raises(SetupError, match="another episodes"):
         improve([ENV], base, run, replace(OPTIONS, demos=demos, episodes=13))
+    other = replace(OPTIONS.heads, fit=replace(OPTIONS.heads.fit, steps=13))
+    with pytest.raises(SetupError, match="another heads"):
+        improve([ENV], base, run, replace(OPTIONS, demos=demos, rounds=2, heads=other))
     with pytest.raises(SetupError, match="another env_ids"):
         improve(["tiny/push"], base, run, replace(OPTIONS, demos=demos))
 

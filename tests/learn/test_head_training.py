@@ -107,11 +107,14 @@ def test_three_heads_each_with_its_own_lesson():
     assert policy.config.heads == ("success",)
 
 
-def test_the_failures_teach_the_failure_head_only():
+@pytest.mark.parametrize("shared_layers", [0, 1])
+def test_the_failures_teach_the_failure_head_only(shared_layers):
     """Backbone and success head are what they would be with other failures: self-imitation, bit for bit."""
-    policy = small_policy()
-    one = train_heads(policy, OWN, None, judged(OWN, 0), OPTIONS, quiet=True)
-    two = train_heads(policy, OWN, None, judged(OWN, 1), replace(OPTIONS, quantile=0.6, eta=1000), quiet=True)
+    policy = small_policy(expert_layers=2)
+    options = replace(OPTIONS, shared_layers=shared_layers)
+    one = train_heads(policy, OWN, None, judged(OWN, 0), options, quiet=True)
+    two = train_heads(policy, OWN, None, judged(OWN, 1), replace(options, quantile=0.6, eta=1000), quiet=True)
+    assert one.config.shared_layers == shared_layers
     mine, theirs = one.network.state_dict(), two.network.state_dict()
     for name in mine:
         if name.startswith("experts."):

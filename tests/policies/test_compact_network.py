@@ -13,9 +13,44 @@ from failwise.policies.text import TextCache
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.fixture(scope="module", params=["flow", "epsilon"])
+@pytest.fixture(scope="module", params=["flow", "epsilon", "shared layers"])
 def policy(request):
+    if request.param == "shared layers":
+        return small_policy(expert_layers=3, shared_layers=2)
     return small_policy(prediction=request.param)
+
+
+def test_what_is_shared_is_the_first_experts_and_learns_from_it_alone():
+    policy = small_policy(expert_layers=3, shared_layers=2)
+    x, t = noisy(policy, 2, 2)
+    network = policy.network.train()
+    inputs = policy.inputs(observations(2))
+    for head in range(3):
+        network.zero_grad()
+        prefix, mask = network.backbone(*inputs)
+        network.predict_shared(x, t, prefix.detach(), mask, head).square().sum().backward()
+        for name, parameter in network.experts.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            moved = [bool(row.abs().sum() > 0) for row in gradient]
+            if network.experts.is_shared(f"experts.{name}"):
+                assert moved[1:] == [False, False] and (head == 0 or not moved[0]), (head, name)
+            else:
+                assert [m for i, m in enumerate(moved) if i != head] == [False, False], (head, name)
+        assert network.experts.out.weight.grad[head].abs().sum() > 0
+    with torch.no_grad():
+        for name, parameter in network.experts.named_parameters():
+            if network.experts.is_shared(f"experts.{name}"):
+                parameter[1:] += 1.0
+    network.eval()
+    again = policy.predict(x, t, policy.encode(observations(2)), HEADS)
+    other = small_policy(expert_layers=3, shared_layers=2)
+    torch.testing.assert_close(again, other.predict(x, t, other.encode(observations(2)), HEADS), **CLOSE)
+
+
+@pytest.mark.parametrize("layers", [-1, 3])
+def test_every_head_keeps_a_layer_of_its_own(layers):
+    with pytest.raises(SetupError, match="shared_layers must be 0 to 2"):
+        small_config(expert_layers=3, shared_layers=layers)
 
 
 def test_stacked_experts_are_each_expert_alone(policy):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,8 @@ from failwise.improve.choose import Standing, successive_halving
 from failwise.improve.fitting import RoundData, fit_heads, fit_with_recoveries, load_compact, train_extra
 from failwise.improve.options import ImproveOptions
 from failwise.improve.proof import prove
+from failwise.learn.afil import AFILTraining
+from failwise.learn.critic import CriticOptions
 from failwise.seeds import COLLECT, VALIDATION
 from failwise.types import EpisodeMeta, Outcome
 
@@ -236,6 +238,9 @@ def _claim(out: Path, env_ids: Sequence[str], policy: Path, options: ImproveOpti
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else asked
+        # Options that an earlier version did not know had no other value than what is their default now.
+        for name, defaults in (("heads", AFILTraining()), ("critic", CriticOptions())):
+            before[name] = _filled(before.get(name) or {}, _jsonable(asdict(defaults)))
         _write_json(path, asked)
     except (OSError, ValueError) as error:
         raise SetupError(f"cannot use the run folder {out} ({error}); choose another --out") from error
@@ -245,6 +250,15 @@ def _claim(out: Path, env_ids: Sequence[str], policy: Path, options: ImproveOpti
             f"{out} holds a run with another {', '.join(different)}; "
             "give the same request to resume it, or another --out"
         )
+
+
+def _filled(given: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options, and the defaults of those that are missing, at every level."""
+    out = {**defaults, **given}
+    for name, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(given.get(name), dict):
+            out[name] = _filled(given[name], value)
+    return out
 
 
 def _both_outcomes(metas: Sequence[EpisodeMeta]) -> None:

@@ -44,6 +44,8 @@ class AFILTraining:
     """Observations a step for each of the two negative heads."""
     demos_share: float = 0.5
     """Demonstrations among demonstrations and own successes in the success head's batch, where there are any."""
+    shared_layers: int = 0
+    """Expert layers that the other heads read from the success head: cheaper guidance by less different heads."""
     recoveries_share: float = 0.35
     """Share of verified recoveries in the success head's batch, where there are any; the others share the rest."""
 
@@ -133,5 +135,5 @@ def train_heads(
     if recoveries is None:  # the control of the method without an expert
         negative.append(Source(successes, head="own_success", share=n, stop_gradient=True, loss_weight=options.eta))
     whole = replace(options.fit, batch=b + n * len(negative))
-    fresh = policy.with_heads(HEADS[: 1 + len(negative)])
+    fresh = policy.with_heads(HEADS[: 1 + len(negative)], options.shared_layers)
     return fit(fresh, [*positive, *negative], whole, title="heads", scratch=scratch, quiet=quiet)

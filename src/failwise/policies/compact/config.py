@@ -44,6 +44,9 @@ class CompactConfig:
     """K, denoising steps at sampling."""
     heads: tuple[str, ...] = ("success",)
     """Names of the action experts on the one backbone; the first one acts."""
+    shared_layers: int = 0
+    """Expert layers, from the input on, that the other heads read from the first one instead of having their own:
+    guidance gets cheaper by as much. Fewer than ``expert_layers``."""
 
     def __post_init__(self) -> None:
         if self.width % self.attention_heads:
@@ -53,6 +56,8 @@ class CompactConfig:
         for name, (h, w) in self.cameras.items():
             if h % 16 or w % 16:
                 raise SetupError(f"camera {name!r} is {h}x{w}: both sides must be divisible by 16")
+        if not 0 <= self.shared_layers < self.expert_layers:
+            raise SetupError(f"shared_layers must be 0 to {self.expert_layers - 1}, not {self.shared_layers}")
         if len(set(self.heads)) != len(self.heads) or not self.heads:
             raise SetupError(f"heads must be distinct names, at least one, not {self.heads}")
 

@@ -178,12 +178,16 @@ class ExpertLayer(nn.Module):
 
 
 class Experts(nn.Module):
-    """E action experts with stacked weights, all starting from the same values."""
+    """E action experts with stacked weights, all starting from the same values.
+
+    With ``shared_layers`` > 0 the input and the first layers are the first expert's for all: those rows of the others'
+    weights are not used, and no gradient of theirs reaches the first expert.
+    """
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         E, d = len(config.heads), config.width
-        self.width = d
+        self.width, self.shared = d, config.shared_layers
         self.inp = StackedLinear(E, config.action_dim, d)
         self.position = nn.Parameter(torch.randn(1, 1, 1, config.horizon, d).mul_(0.02).repeat(E, 1, 1, 1, 1))
         self.time1, self.time2 = StackedLinear(E, 64, d), StackedLinear(E, d, d)
@@ -193,9 +197,22 @@ class Experts(nn.Module):
         self.norm = StackedNorm(E, d)
         self.out = StackedLinear(E, d, config.action_dim, zero=True)
 
+    def is_shared(self, name: str) -> bool:
+        """Whether a parameter (its name in the whole network) is read from the first expert by all."""
+        parts = name.split(".")
+        if not self.shared or parts[0] != "experts":
+            return False
+        return parts[1] in ("inp", "position", "time1", "time2") or (
+            parts[1] == "layers" and int(parts[2]) < self.shared
+        )
+
     def cache(self, prefix_EBLD: Tensor, pick: slice | list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Every layer's keys and values of the prefix."""
-        return [cast(ExpertLayer, layer).cache(prefix_EBLD, pick) for layer in self.layers]
+        """Every layer's keys and values of the prefix; of shared layers only the first expert's, (B, ..)."""
+        first = slice(0, 1)
+        return [
+            cast(ExpertLayer, layer).cache(*((prefix_EBLD[:1], first) if i < self.shared else (prefix_EBLD, pick)))
+            for i, layer in enumerate(self.layers)
+        ]
 
     def forward(
         self, noisy_EBNHA: Tensor, t_EBN: Tensor, caches: list[tuple[Tensor, Tensor]], mask: Tensor,
@@ -206,17 +223,29 @@ class Experts(nn.Module):
         The first picked expert's last hidden states (B, N, H, D) are appended to ``hidden``, if it is given.
         """
         E, B, N, H, A = noisy_EBNHA.shape
-        time = self.time2(F.silu(self.time1(time_features(t_EBN).reshape(E, B * N, 64), pick)), pick)
-        x = self.inp(noisy_EBNHA.reshape(E, B * N * H, A), pick).view(E, B, N, H, self.width)
-        x = x + self.position[pick] + time.view(E, B, N, 1, self.width)
-        x = x.reshape(E, B * N * H, self.width)
-        for layer, kv in zip(self.layers, caches, strict=True):
-            x = layer(x, (B, N, H), kv, mask, pick)
+        own = pick
+        if self.shared:  # every expert sees the same noised chunk, so what is shared is computed once
+            noisy_EBNHA, t_EBN, pick = noisy_EBNHA[:1], t_EBN[:1], slice(0, 1)
+        e = len(noisy_EBNHA)
+        time = self.time2(F.silu(self.time1(time_features(t_EBN).reshape(e, B * N, 64), pick)), pick)
+        x = self.inp(noisy_EBNHA.reshape(e, B * N * H, A), pick).view(e, B, N, H, self.width)
+        x = x + self.position[pick] + time.view(e, B, N, 1, self.width)
+        x = x.reshape(e, B * N * H, self.width)
+        for i, (layer, kv) in enumerate(zip(self.layers, caches, strict=True)):
+            if self.shared and i == self.shared:
+                # A failure must not teach the success expert, not even through the layers that both read.
+                x, pick = (x if _first(own) == 0 else x.detach()).expand(E, -1, -1), own
+            x = layer(x, (B, N, H), kv, mask[:B] if i < self.shared else mask, pick)
         x = self.norm(x, pick)
         if hidden is not None:
             hidden.append(x[0].view(B, N, H, self.width))
         out: Tensor = self.out(x, pick).view(E, B, N, H, A)
         return out
+
+
+def _first(pick: slice | list[int]) -> int:
+    """The first of the picked experts."""
+    return pick[0] if isinstance(pick, list) else (pick.start or 0)
 
 
 def time_features(t: Tensor) -> Tensor:

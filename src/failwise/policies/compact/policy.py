@@ -190,14 +190,21 @@ class CompactVLA:
             return slice(index[0], index[0] + len(index))  # a view: no copy of the weights
         return index
 
-    def with_heads(self, heads: tuple[str, ...]) -> CompactVLA:
-        """A copy with these heads; each new one starts from the acting head's weights."""
-        config = replace(self.config, heads=heads)
+    def with_heads(self, heads: tuple[str, ...], shared_layers: int | None = None) -> CompactVLA:
+        """A copy with these heads; each new one starts from the acting head's weights.
+
+        Args:
+            heads: names, the acting one first.
+            shared_layers: see ``CompactConfig``; None keeps the number of this policy.
+        """
+        shared = self.config.shared_layers if shared_layers is None else shared_layers
+        config = replace(self.config, heads=heads, shared_layers=shared)
         network = CompactNetwork(config)
         state = self.network.state_dict()
         source = [self.config.heads.index(h) if h in self.config.heads else 0 for h in heads]
         for name, value in state.items():
-            state[name] = value[source].clone() if name.startswith("experts.") else value.clone()
+            rows = [0] * len(heads) if self.network.experts.is_shared(name) else source
+            state[name] = value[rows].clone() if name.startswith("experts.") else value.clone()
         network.load_state_dict(state)
         return CompactVLA(config, self.normaliser, network, self.text, dict(self.notes))
 
