@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from failwise.cli.actions import Actions, run_action
-from failwise.cli.options import existing_folder, parse, writable_folder
+from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from failwise.cli.actions import Actions, run_action
-from failwise.cli.options import existing_folder, parse, writable_folder
+from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
 from failwise.errors import DataError, SetupError
 
 EPISODES = "episodes that 'failwise collect' wrote"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
-from failwise.errors import SetupError
+from failwise.errors import SetupError, UnknownNameError
 
 Options = TypeVar("Options")
 More = TypeVar("More")
+
+Actions = Mapping[str, tuple[str, Callable[[Sequence[str]], int]]]
 
 
 def parse(options: type[Options], argv: Sequence[str], verb: str) -> Options:
@@ -136,3 +138,27 @@ def existing_folder(path: Path, option: str, holds: str) -> Path:
     if not path.is_dir():
         raise SetupError(f"{option} {path} is not a folder; it should hold {holds}")
     return path
+
+
+def run_action(verb: str, actions: Actions, argv: Sequence[str]) -> int:
+    """Run the action that ``argv`` begins with; without one, or with --help, say which there are.
+
+    Args:
+        verb: the verb's name.
+        actions: name -> (summary, function).
+        argv: what follows the verb.
+
+    Raises:
+        UnknownNameError: no action of that name.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:<8} {summary}" for name, (summary, _) in actions.items())
+        print(
+            f"usage: failwise {verb} ACTION [OPTIONS]\n\nactions:\n{rows}\n\n"
+            f"'failwise {verb} ACTION --help' shows its options."
+        )
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in actions:
+        raise UnknownNameError(f"{verb} action", name, actions)
+    return actions[name][1](rest)

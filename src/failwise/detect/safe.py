@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -112,6 +112,9 @@ class SafeMLP(_Safe):
         return each_C.double().cumsum(0).numpy()
 
 
+Cells = list[tuple[Tensor, Tensor]]  # hidden and cell state (1, hidden) of each layer
+
+
 class _Recurrent(nn.Module):
     def __init__(self, width: int, hidden: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -124,6 +127,19 @@ class _Recurrent(nn.Module):
         """Logits (B, C) and the state after the last inference."""
         hidden, state = self.lstm(self.dropout(self.inp(x_BCD)), state)
         return self.out(hidden)[..., 0], state
+
+    def step(
+        self, x_1D: Tensor, state: list[tuple[Tensor, Tensor]] | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Logit (1,) of one further inference, and the state; the cells alone are several times faster than the module."""
+        hidden = self.inp(x_1D)
+        size = (1, self.lstm.hidden_size)
+        state = state or [(hidden.new_zeros(size), hidden.new_zeros(size)) for _ in range(self.lstm.num_layers)]
+        after = []
+        for before, weights in zip(state, self.lstm.all_weights, strict=True):
+            hidden, cell = torch.lstm_cell(hidden, before, *weights)
+            after.append((hidden, cell))
+        return self.out(hidden)[:, 0], after
 
 
 class SafeLSTM(_Safe):
@@ -146,8 +162,8 @@ class SafeLSTM(_Safe):
         assert self.network is not None, "fit or load it first"
         assert moment.features is not None
         with torch.inference_mode():
-            x = torch.from_numpy(self.scaler(moment.features))[None, None]
-            logit, self._state = self.network(x, self._state)
+            x = torch.from_numpy(self.scaler(moment.features))[None]
+            logit, self._state = cast(_Recurrent, self.network).step(x, self._state)
         return float(torch.sigmoid(logit))
 
     def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
