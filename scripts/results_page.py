@@ -12,6 +12,11 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = {  # page -> title, figures, notes
     "results.md": ("Results", "metaworld_improve.json", "notes.md"),
+    "results_third_run.md": (
+        "Results of the third run",
+        "metaworld_improve_third_run.json",
+        "notes_third_run.md",
+    ),
     "results_first_run.md": ("Results of the first run", "metaworld_improve_first_run.json", "notes_first_run.md"),
 }
 MEANING = {  # in the order of the tables

@@ -180,7 +180,7 @@ def _by_alpha(row: Mapping[str, Any], part: str) -> dict[float, list[Any]]:
     for one in row["alarms"]:
         if one["kind"] == "functional" and one["part"] == part:
             out.setdefault(one["alpha"], []).append(one)
-    return out
+    return dict(sorted(out.items()))
 
 
 def _alarms(row: Mapping[str, Any], part: str, alpha: float) -> tuple[int, int, int, int]:

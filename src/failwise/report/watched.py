@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import zip_longest
 
 from failwise.errors import DataError, StoreError
 from failwise.evaluate.watched import watch_result, watch_sentences
@@ -41,9 +42,16 @@ def watched_sections(store: EpisodeStore) -> list[Section]:
 
 
 def telling(episodes: Sequence[ScoredEpisode], each: int = SHOWN) -> list[ScoredEpisode]:
-    """A few of each kind: failed with an alarm, failed without, succeeded in spite of an alarm, succeeded."""
-    kinds: dict[tuple[bool, bool], list[ScoredEpisode]] = {}
+    """A few of each kind: failed with an alarm, failed without, succeeded in spite of an alarm, succeeded.
+
+    Of each kind, tasks take turns.
+    """
+    kinds: dict[tuple[bool, bool], dict[str, list[ScoredEpisode]]] = {}
     for one in episodes:
         kind = (one.episode.meta.outcome == Outcome.SUCCESS, one.alarm is None)
-        kinds.setdefault(kind, []).append(one)
-    return [one for kind in sorted(kinds) for one in kinds[kind][:each]]
+        kinds.setdefault(kind, {}).setdefault(one.episode.meta.env_id, []).append(one)
+    out = []
+    for kind in sorted(kinds):
+        turns = [one for row in zip_longest(*kinds[kind].values()) for one in row if one is not None]
+        out += turns[:each]
+    return out
