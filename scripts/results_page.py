@@ -54,7 +54,8 @@ def write(page: Path, title: str, figures: Path, notes: Path) -> None:
         f"the experiment is `{results['command']}`.",
         f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-        + f". Minutes: {', '.join(f'{k} {v:g}' for k, v in minutes.items())}."
+        + (f". Minutes: {', '.join(f'{k} {v:g}' for k, v in minutes.items())}" if minutes else "")
+        + "."
         + f" Base policy: SHA-256 `{results['base_sha256'][:16]}`.",
         section("Six tasks", results["six_tasks"]),
     ]
