@@ -88,7 +88,7 @@ def test_recovering_hands_over_to_the_expert_who_finishes(monitor, tmp_path):
     actors = episode.actors()
     assert (actors[:at] == Actor.POLICY).all() and (actors[at:] == Actor.RECOVERY).all() and len(actors) > at
     assert np.array_equal(episode.actions()[:at], plain.actions()[:at])
-    assert np.isnan(episode.scores()[at + 1 :]).all()
+    assert np.isnan(episode.scores()[at + 1 :]).all() and episode.scores()[at] > monitor.band.upper(at)
     assert np.diff(episode.look_steps()).max() <= 8
     with pytest.raises(DataError, match="no finished episode"):
         load_traces(tmp_path, lambda m: m.arm == "plain+recover")

@@ -128,7 +128,7 @@ def run_episode(
                 outcome = Outcome.ABORTED
                 break
             if decision == "recover":
-                actor, decision, verdict, pending, fresh = Actor.RECOVERY, "go on", None, [], step
+                actor, decision, pending, fresh = Actor.RECOVERY, "go on", [], step
             action = pending.pop(0) if actor != Actor.RECOVERY else expert_action(env, step)
             state = observation.state
             observation, reward, terminated, truncated, info = env.step(action)
@@ -142,10 +142,11 @@ def run_episode(
                     conditions=conditions,
                     actor=actor,
                     chunk_step=step - fresh,
-                    info=_scalars(chunk, verdict) if infer and actor != Actor.RECOVERY else {},
+                    info=_scalars(chunk, verdict) if infer else {},
                     score=None if verdict is None else verdict.score,
                 )
             )
+            verdict = None if actor == Actor.RECOVERY else verdict  # the alarm's own score is kept
             step += 1
             success = bool(info["success"])
             if success and first_success is None:
