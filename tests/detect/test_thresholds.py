@@ -85,7 +85,9 @@ def test_thresholds_by_hand():
     wins = [np.array([float(i)] * 12) for i in range(9)]
     band = spending_band(wins, spend(0.1, 0.0, 0.2))
     assert band.upper(0) == 8.0, "the 9th of 9, ceil(10 * 0.9)"
-    assert band.upper(15) == NEVER and band.upper(25) == ALWAYS, "no success came so far: whoever does raises an alarm"
+    assert band.upper(15) == np.inf, "nothing is spent on this phase"
+    assert band.upper(25) == -np.inf, "no success came so far: whoever does raises an alarm"
+    assert NEVER == -ALWAYS and json.dumps(band.mean.tolist(), allow_nan=False), "files hold no infinity"
     assert band.reaction(0) == "stop" and band.first_alarm(np.zeros(21)) == 20
     assert fewest_successes(spend(0.1, 0.0, 0.05)) == 19 and fewest_successes(spend(0.0)) == 1
 

@@ -89,6 +89,7 @@ def test_confusion_counts():
     [
         (["label", "--episodes", "nowhere", "--out", "x.jsonl"], "--episodes nowhere is not a folder"),
         (["predict", "--episodes", ".", "--model", "nowhere", "--out", "x.jsonl"], "no usable diagnoser"),
+        (["label", "--episodes", ".", "--out", "x.jsonl"], "no failed episode"),
         (["explain"], "unknown diagnose action 'explain'"),
     ],
 )

@@ -75,3 +75,11 @@ def test_an_unwritable_folder_is_one_line(items, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SetupError, match=r"cannot write .*comparison.json"):
         run.write_comparison(evaluate(["tiny/reach"], {"good": "x"}, [3], tmp_path), tmp_path / "file")
+
+
+def test_watched_twins_are_counted_and_named_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too few for any verdict"):
+        evaluate(["tiny/reach"], {"base": "random:3"}, range(3), tmp_path, monitor=tmp_path / "detector")
+    with pytest.raises(SetupError, match=r"'base\+stop' is that of 'base' watched"):
+        evaluate(["tiny/reach"], {"base": "a", "base+stop": "b"}, range(9), tmp_path, monitor=tmp_path / "detector")
+    assert not (tmp_path / "arms.json").exists()

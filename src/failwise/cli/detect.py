@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def score(argv: Sequence[str]) -> int:
                 "outcome": t.meta.outcome.value,
                 "alarm_step": at,
                 "scores": [round(v.score, 6) for v in verdicts],
-                "band": [round(v.band, 6) for v in verdicts],
+                "band": [round(v.band, 6) if math.isfinite(v.band) else None for v in verdicts],
             }
         )
     if asked.out is not None:

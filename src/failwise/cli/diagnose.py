@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
-from failwise.errors import DataError, SetupError
+from failwise.errors import DataError, EpisodeError, SetupError
 
 EPISODES = "episodes that 'failwise collect' wrote"
 
 
 @dataclass(frozen=True)
 class Label:
-    """Say by rules why each failed episode failed: its actions are replayed, without pictures."""
+    """Say by rules why each failed episode failed, replaying its actions without pictures. The same command resumes."""
 
     episodes: Path
     """Folder of recorded episodes, of environments that tell poses (Meta-World)."""
@@ -69,16 +70,27 @@ def label(argv: Sequence[str]) -> int:
     failed = [m for m in store.metas() if m.has_verdict and m.outcome != "success" and m.n_steps]
     if not failed:
         raise DataError(f"no failed episode in {asked.episodes}: there is nothing to explain")
-    lines: list[dict[str, Any]] = []
-    for env_id in sorted({m.env_id for m in failed}):
-        env = make_env(env_id)
-        mine = [m for m in failed if m.env_id == env_id]
-        for meta in track(mine, total=len(mine), title=f"replay {env_id}", outcomes=False):
-            found = diagnose(replay(env, store.read(meta.episode_id)))
-            one = {"episode": meta.episode_id, "env_id": env_id, "onset": found.onset}
+    wanted = {m.episode_id for m in failed}
+    lines = [row for row in _read(asked.out, "--out") if row["episode"] in wanted] if asked.out.is_file() else []
+    done = {row["episode"] for row in lines}
+    todo = sorted((m for m in failed if m.episode_id not in done), key=lambda m: (m.env_id, m.env_seed))
+    odd: list[str] = []
+    env: Any = None
+    try:
+        for meta in track(todo, total=len(failed), done=len(done), title="replay", outcomes=False):
+            if env is None or env.spec.env_id != meta.env_id:
+                env = make_env(meta.env_id)
+            try:
+                found = diagnose(replay(env, store.read(meta.episode_id)))
+            except (EpisodeError, DataError) as error:
+                odd.append(str(error))
+                continue
+            one = {"episode": meta.episode_id, "env_id": meta.env_id, "onset": found.onset}
             lines.append({**one, **found.diagnosis.model_dump(mode="json")})
-        env.close()
-    _write(asked.out, lines)
+    finally:  # also on Ctrl-C: the same command goes on from here
+        _write(asked.out, lines)
+    if odd:
+        print(f"failwise: {len(odd)} episodes could not be explained; the first: {odd[0]}", file=sys.stderr)
     _table(lines)
     print(asked.out)
     return 0
@@ -96,7 +108,7 @@ def fit(argv: Sequence[str]) -> int:
     if not 0 < asked.held_out < 1:
         raise SetupError(f"--held-out {asked.held_out} must lie between 0 and 1")
     writable_folder(asked.out)
-    modes = {row["episode"]: row["mode"] for row in _read(asked.labels)}
+    modes = {row["episode"]: row["mode"] for row in _read(asked.labels, "--labels")}
     traces = load_traces(asked.episodes, lambda m: m.episode_id in modes, asked.features)
     random = np.random.default_rng(asked.seed)
     held: set[str] = set()
@@ -151,16 +163,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    half = path.with_name(path.name + ".tmp")
+    half.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    half.replace(path)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, option: str) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not all({"episode", "mode"} <= set(row) for row in rows):
             raise ValueError("a line names no episode or no mode")
     except (OSError, ValueError, TypeError) as error:
-        raise SetupError(f"--labels {path} cannot be read ({error}); write it with: failwise diagnose label") from error
+        raise SetupError(f"{option} {path} cannot be read ({error}); write it with: failwise diagnose label") from error
     return rows
 
 

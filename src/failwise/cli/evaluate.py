@@ -36,8 +36,8 @@ class Evaluate:
     """Level of the intervals; a test rejects at one minus it."""
     monitor: Path | None = None
     """Folder of a detector that 'failwise detect fit' wrote: each arm gets a twin that it watches on the same seeds."""
-    on_alarm: Literal["note", "stop", "recover", "ask", "learned"] = "stop"
-    """At a watched episode's first alarm: note goes on, stop ends the episode, recover hands over to the
+    on_alarm: Literal["note", "stop", "recover", "ask", "learned"] | None = None
+    """At a watched episode's first alarm: note goes on, stop (the default) ends the episode, recover hands over to the
     environment's expert, ask asks a person at the terminal (with --workers 1), learned stops or asks as the detector
     learned from costs."""
     workers: int = 2
@@ -81,6 +81,9 @@ def main(argv: Sequence[str]) -> int:
     from failwise.evaluate.watched import watch_result, watch_sentences
     from failwise.store import EpisodeStore
 
+    on_alarm = options.on_alarm or "stop"
+    if options.on_alarm and options.monitor is None:
+        raise SetupError("--on-alarm needs a --monitor that raises one; fit it with: failwise detect fit")
     if options.monitor is not None:
         existing_folder(options.monitor, "--monitor", "a detector that 'failwise detect fit' wrote")
     env_ids = parse_env_ids(options.env)
@@ -96,12 +99,12 @@ def main(argv: Sequence[str]) -> int:
         baseline=options.baseline,
         confidence=options.confidence,
         monitor=options.monitor,
-        on_alarm=options.on_alarm,
+        on_alarm=on_alarm,
     )
     print("\n".join(verdicts(comparison)))
     if options.monitor is not None:
         metas = EpisodeStore(options.out / EPISODES_FOLDER, create=False).metas()
         for arm in arms:
-            print("\n".join(watch_sentences(watch_result(metas, arm, options.on_alarm))))
+            print("\n".join(watch_sentences(watch_result(metas, arm, on_alarm))))
     print(f"report: failwise report {options.out}")
     return report_errors(comparison)

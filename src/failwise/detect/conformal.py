@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from failwise.errors import DataError, SetupError
 
+UNREACHABLE = 1e300  # stands for an infinite bound in files, since JSON has no infinity
 MEAN_SHARE = 0.3  # of the successes give mean and modulation, the others the width
 
 
@@ -109,7 +110,8 @@ class Band:
     def upper(self, step: int) -> float:
         """The bound at a step."""
         at = min(step, len(self.mean) - 1)
-        return float(self.mean[at] + self.width * self.scale[at])
+        bound = float(self.mean[at] + self.width * self.scale[at])
+        return math.copysign(math.inf, bound) if abs(bound) >= UNREACHABLE else bound
 
     def crossed(self, step: int, score: float) -> bool:
         """Whether a score is above the bound: by the very ratio that the width was taken from.

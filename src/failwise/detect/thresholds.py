@@ -19,12 +19,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.conformal import Band, conformal_quantile, smallest_n
+from failwise.detect.conformal import UNREACHABLE, Band, conformal_quantile, smallest_n
 from failwise.errors import DataError, SetupError
 
 GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 SWEEPS = 3
-NEVER, ALWAYS = 1e300, -1e300  # thresholds that no score reaches, or that every score does
+NEVER, ALWAYS = UNREACHABLE, -UNREACHABLE  # thresholds that no score reaches, or that every score does
 
 
 @dataclass(frozen=True)

@@ -68,13 +68,13 @@ class Classifier:
         Raises:
             DataError: features of another width than it was fitted on.
         """
+        from scipy.special import softmax
+
         x = summary(trace)
         if x.shape != self.scaler.mean.shape:
             raise DataError(f"features of width {x.shape[0] // 3}, fitted on {len(self.scaler.mean) // 3}")
         logits = self.weights @ self.scaler(x).astype(np.float64) + self.bias
-        odds = np.exp(logits - logits.max())
-        shares: NDArray[np.float64] = odds / odds.sum()
-        return shares
+        return np.asarray(softmax(logits), np.float64)
 
     def diagnose(self, trace: Trace) -> Diagnosis:
         """The likeliest mode, with its probability."""
@@ -132,13 +132,15 @@ def confusion(truth: Sequence[str], said: Sequence[str]) -> dict[str, Any]:
     """Accuracy, balanced accuracy, the share of the commonest mode, and counts by truth and answer."""
     if not truth:
         raise DataError("nothing to score: no labelled failures")
+    from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
+
     names = sorted({*truth, *said})
-    table = {t: {s: sum(a == t and b == s for a, b in zip(truth, said, strict=True)) for s in names} for t in names}
-    recalls = [table[t][t] / sum(table[t].values()) for t in names if sum(table[t].values())]
+    counts = confusion_matrix(truth, said, labels=names).tolist()
+    table = {t: dict(zip(names, row, strict=True)) for t, row in zip(names, counts, strict=True)}
     return {
         "n": len(truth),
-        "accuracy": sum(a == b for a, b in zip(truth, said, strict=True)) / len(truth),
-        "balanced_accuracy": float(np.mean(recalls)),
+        "accuracy": float(accuracy_score(truth, said)),
+        "balanced_accuracy": float(recall_score(truth, said, labels=sorted(set(truth)), average="macro")),
         "commonest": max(Counter(truth).values()) / len(truth),
         "table": table,
     }

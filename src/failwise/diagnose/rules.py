@@ -104,14 +104,7 @@ def _found(
 
 
 def _lasting(held_T: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """Only stretches of at least so many steps."""
-    out = np.zeros_like(held_T)
-    start = None
-    for i, held in enumerate([*held_T.tolist(), False]):
-        if held and start is None:
-            start = i
-        elif not held and start is not None:
-            if i - start >= steps:
-                out[start:i] = True
-            start = None
-    return out
+    """Only stretches of at least so many steps, an odd number."""
+    from scipy.ndimage import binary_opening
+
+    return np.asarray(binary_opening(held_T, np.ones(steps, bool)))

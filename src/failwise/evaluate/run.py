@@ -55,12 +55,14 @@ def evaluate(
             of an arm stood for another agent.
         DataError: so few pairs that no outcome could give a verdict. Raised before any episode starts.
     """
-    first = _check(env_ids, arms, seeds, baseline, confidence)
+    twins = {watched_arm(arm, on_alarm): arm for arm in arms} if monitor else {}
+    if taken := sorted(set(twins) & set(arms)):
+        raise SetupError(f"the arm name {taken[0]!r} is that of {twins[taken[0]]!r} watched; give it another name")
+    first = _check(env_ids, {**arms, **twins}, seeds, baseline, confidence)
     from failwise.rollout import collect  # loads torch, which comparing alone does not need
 
     plain = [first, *(arm for arm in arms if arm != first)]
-    twins = {watched_arm(arm, on_alarm): arm for arm in plain} if monitor else {}
-    order = [*plain, *twins]
+    order = [*plain, *(watched_arm(arm, on_alarm) for arm in plain if monitor)]
     # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
     items = [
         _item(env_id, seed, arm, str(arms[twins.get(arm, arm)]), str(monitor) if arm in twins else "", on_alarm)

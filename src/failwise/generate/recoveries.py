@@ -18,6 +18,7 @@ import numpy as np
 
 from failwise.errors import EpisodeError, SetupError
 from failwise.rollout.collecting import environment, prepare_worker
+from failwise.rollout.loop import expert_action
 from failwise.store import EpisodeStore, episode_id
 from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome, Provenance, StepRecord
 
@@ -108,9 +109,7 @@ def run_recovery(item: RecoveryItem, out: str) -> EpisodeMeta:
                 if not replayed and (step - takeover) % item.look_every == 0:
                     writer.look(step, observation.images)
                     looks += 1
-                action = actions[step] if replayed else env.expert()
-                if action is None:
-                    raise EpisodeError(f"the expert of {item.env_id} gives no action at step {step}")
+                action = actions[step] if replayed else expert_action(env, step)
                 state = observation.state
                 observation, reward, terminated, _, info = env.step(action)
                 actor = Actor.POLICY if replayed else Actor.RECOVERY

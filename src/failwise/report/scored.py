@@ -163,7 +163,15 @@ def _key_frames(scored: ScoredEpisode) -> list[tuple[str, NDArray[np.uint8]]]:
 def _curve(axes: Axes, scored: ScoredEpisode) -> None:
     steps = np.arange(len(scored.scores))
     axes.plot(steps, scored.scores, color=BLUE, lw=1.8, drawstyle="steps-post", label=scored.detector)
-    axes.plot(steps, scored.band, color=GREY, lw=1.4, ls="--", drawstyle="steps-post", label="band")
+    axes.plot(
+        steps,
+        np.where(np.isfinite(scored.band), scored.band, np.nan),
+        color=GREY,
+        lw=1.4,
+        ls="--",
+        drawstyle="steps-post",
+        label="band",
+    )
     if scored.onset is not None:
         axes.axvline(scored.onset, color=ORANGE, lw=1.6, ls=":", label="onset")
     if scored.alarm is not None:
