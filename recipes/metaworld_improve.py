@@ -64,7 +64,9 @@ class Recipe:
             side_seeds=34,
             demos_per_task=39,
             heads=AFILTraining(
-                fit=FitOptions(steps=4000, copies=4, learning_rate=4e-4, warmup=100), recoveries_share=0.45
+                fit=FitOptions(steps=4000, copies=4, learning_rate=4e-4, warmup=100),
+                shared_layers=2,
+                recoveries_share=0.45,
             ),
             critic=CriticOptions(steps=900),
             threads=2,
