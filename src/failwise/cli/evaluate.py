@@ -40,6 +40,9 @@ class Evaluate:
     """At a watched episode's first alarm: note goes on, stop (the default) ends the episode, recover hands over to the
     environment's expert, ask asks a person at the terminal (with --workers 1), learned stops or asks as the detector
     learned from costs."""
+    stop_early: bool = False
+    """Look after every tenth of the seeds, and run no further the arms of which the verdict is clear. --seeds is then
+    the most that is run; the test stays valid however often one looks, and needs somewhat more pairs in return."""
     workers: int = 2
     """Worker processes."""
 
@@ -100,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
         confidence=options.confidence,
         monitor=options.monitor,
         on_alarm=on_alarm,
+        stop_early=options.stop_early,
     )
     print("\n".join(verdicts(comparison)))
     if options.monitor is not None:

@@ -16,6 +16,7 @@ from failwise.evaluate.records import (
     TaskResult,
     Unpaired,
 )
+from failwise.evaluate.sequential import anytime_difference, anytime_mcnemar
 from failwise.evaluate.statistics import (
     clopper_pearson,
     holm,
@@ -45,8 +46,9 @@ Episodes = HasMetas | Iterable[EpisodeMeta | HasMetas]
 
 
 def compare(
-    metas: Episodes, baseline: str, *, arms: Sequence[str] | None = None, confidence: float = 0.95
-) -> Comparison:
+    metas: Episodes, baseline: str, *, arms: Sequence[str] | None = None, confidence: float = 0.95,
+    anytime: bool = False,
+) -> Comparison:  # fmt: skip
     """Compare every arm with the baseline on the seeds that both have.
 
     Episodes pair by (env_id, env_seed) and by nothing else. Only the outcome ``success`` counts as success:
@@ -58,6 +60,7 @@ def compare(
         baseline: the arm that the others are compared with.
         arms: which other arms to compare, in this order; None takes all, sorted by name.
         confidence: level of the intervals; tests reject at ``1 - confidence``.
+        anytime: use the test and the interval that stay valid when the number of pairs depended on their outcomes.
 
     Raises:
         DataError: no such arm, two episodes of one arm on one task and seed, no common seed, or too few
@@ -68,7 +71,7 @@ def compare(
     for arm in (baseline, *others):
         if arm not in grids:
             raise DataError(f"no episode of the arm {arm!r}; the episodes are of: {', '.join(sorted(grids))}")
-    drafts = [_against(arm, grids[arm], grids[baseline], confidence) for arm in others]
+    drafts = [_against(arm, grids[arm], grids[baseline], confidence, anytime) for arm in others]
     adjusted = holm([draft.pooled.p_value for draft in drafts])
     against = tuple(
         draft.model_copy(update={"pooled": _adjust(draft.pooled, p, len(drafts))})
@@ -149,7 +152,7 @@ def _arm_result(arm: str, grid: Grid, confidence: float) -> ArmResult:
     )
 
 
-def _against(arm: str, grid: Grid, base: Grid, confidence: float) -> ArmComparison:
+def _against(arm: str, grid: Grid, base: Grid, confidence: float, anytime: bool) -> ArmComparison:
     cells: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for env_id, seed in sorted(grid.keys() & base.keys()):
         mine = grid[env_id, seed].outcome == Outcome.SUCCESS
@@ -158,11 +161,11 @@ def _against(arm: str, grid: Grid, base: Grid, confidence: float) -> ArmComparis
         cells[env_id][cell].append(seed)
     seeds = {env_id: SeedPairs.model_validate(found) for env_id, found in cells.items()}
     _require_pairs(sum(pairs.n for pairs in seeds.values()), arm, confidence)
-    tasks = {env_id: _paired([pairs], confidence) for env_id, pairs in seeds.items()}
+    tasks = {env_id: _paired([pairs], confidence, anytime) for env_id, pairs in seeds.items()}
     adjusted = holm([result.p_value for result in tasks.values()])
     return ArmComparison(
         arm=arm,
-        pooled=_paired(list(seeds.values()), confidence),
+        pooled=_paired(list(seeds.values()), confidence, anytime),
         tasks={e: _adjust(r, p, len(tasks)) for (e, r), p in zip(tasks.items(), adjusted, strict=True)},
         seeds=seeds,
         unpaired=_unpaired(grid, base),
@@ -179,10 +182,10 @@ def _require_pairs(n: int, arm: str, confidence: float) -> None:
         )
 
 
-def _paired(pairs: Sequence[SeedPairs], confidence: float) -> PairedResult:
+def _paired(pairs: Sequence[SeedPairs], confidence: float, anytime: bool) -> PairedResult:
     won, lost = sum(len(p.won) for p in pairs), sum(len(p.lost) for p in pairs)
     n = sum(p.n for p in pairs)
-    p_value = mcnemar_exact(lost, won).p_value
+    test = (anytime_mcnemar if anytime else mcnemar_exact)(lost, won)
     # One pseudo-pair of each kind keeps a plan from resting on an observed share of zero.
     discordant = max((won + lost + 2) / (n + 4), TARGET_DIFFERENCE)
     return PairedResult(
@@ -191,9 +194,10 @@ def _paired(pairs: Sequence[SeedPairs], confidence: float) -> PairedResult:
         lost=lost,
         both=sum(len(p.both) for p in pairs),
         neither=sum(len(p.neither) for p in pairs),
-        difference=paired_difference(lost, won, n, confidence),
-        p_value=p_value,
-        p_adjusted=p_value,
+        difference=(anytime_difference if anytime else paired_difference)(lost, won, n, confidence),
+        test=test.method,
+        p_value=test.p_value,
+        p_adjusted=test.p_value,
         family=1,
         target_difference=TARGET_DIFFERENCE,
         pairs_needed=pairs_needed(TARGET_DIFFERENCE, round(discordant, 2), TARGET_POWER, round(1 - confidence, 12)),

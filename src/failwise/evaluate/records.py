@@ -73,7 +73,7 @@ class PairedResult(_Record):
         n: pairs; ``won``, ``lost``, ``both``, ``neither`` add up to it.
         difference: success rate of the arm minus the baseline's over these pairs, in [-1, 1], with its
             interval, which is not adjusted for the number of arms.
-        p_value: exact McNemar, two-sided. ``p_adjusted``: after Holm's correction over ``family`` tests: the
+        p_value: of the ``test``, two-sided. ``p_adjusted``: after Holm's correction over ``family`` tests: the
             pooled tests of all arms, or the tasks of one arm.
         pairs_needed: about how many pairs would show ``target_difference`` with power .8 at this share of
             discordant pairs.
@@ -85,6 +85,7 @@ class PairedResult(_Record):
     both: int = Field(ge=0)
     neither: int = Field(ge=0)
     difference: Interval
+    test: str = "exact McNemar"
     p_value: float = Field(ge=0, le=1)
     p_adjusted: float = Field(ge=0, le=1)
     family: int = Field(ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from failwise.errors import DataError, SetupError
 from failwise.evaluate.compare import compare
 from failwise.evaluate.records import Comparison
+from failwise.evaluate.sequential import anytime_mcnemar
 from failwise.evaluate.statistics import smallest_decisive_n
 from failwise.evaluate.watched import watched_arm
+from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
     from failwise.rollout import RolloutItem
@@ -33,6 +36,7 @@ def evaluate(
     confidence: float = 0.95,
     monitor: Path | None = None,
     on_alarm: OnAlarm = "stop",
+    stop_early: bool = False,
 ) -> Comparison:
     """Collect each arm x task x seed and compare. Pairs exist by construction: all arms get the same seeds.
 
@@ -49,6 +53,8 @@ def evaluate(
         confidence: level of the intervals; tests reject at ``1 - confidence``.
         monitor: a detector's folder: each arm gets a twin, ARM+REACTION, that it watches on the same seeds.
         on_alarm: what happens at the first alarm of an episode: note, stop, recover or ask.
+        stop_early: look after every tenth of the seeds and run no further what is decided; the test and the interval
+            are then those of ``failwise.evaluate.sequential``, which such looking does not spoil.
 
     Raises:
         SetupError: no task, arm or seed, a seed named twice, an unknown baseline, or a folder where the name
@@ -63,19 +69,54 @@ def evaluate(
 
     plain = [first, *(arm for arm in arms if arm != first)]
     order = [*plain, *(watched_arm(arm, on_alarm) for arm in plain if monitor)]
-    # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
-    items = [
-        _item(env_id, seed, arm, str(arms[twins.get(arm, arm)]), str(monitor) if arm in twins else "", on_alarm)
-        for seed in seeds
-        for env_id in env_ids
-        for arm in order
-    ]
     said = {twin: f"{arms[arm]} watched by {monitor}" for twin, arm in twins.items()}
     _claim_folder(Path(out), {**arms, **said})
-    metas = collect(items, Path(out) / EPISODES_FOLDER, workers=workers, title="evaluate")
-    comparison = compare(metas, first, arms=order[1:], confidence=confidence)
+    metas: list[EpisodeMeta] = []
+    running = order
+    looks = _looks(seeds) if stop_early else [seeds]
+    for number, look in enumerate(looks, start=1):
+        # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
+        items = [
+            _item(env_id, seed, arm, str(arms[twins.get(arm, arm)]), str(monitor) if arm in twins else "", on_alarm)
+            for seed in look
+            for env_id in env_ids
+            for arm in running
+        ]
+        title = f"evaluate, look {number} of at most {len(looks)}" if stop_early else "evaluate"
+        metas += collect(items, Path(out) / EPISODES_FOLDER, workers=workers, title=title)
+        if stop_early and number < len(looks):
+            open_arms = undecided(metas, first, order[1:], confidence)
+            if not open_arms:
+                break
+            # A watched twin is judged by its plain arm's episodes: with twins, all arms go on together.
+            running = order if twins else [first, *open_arms]
+    comparison = compare(metas, first, arms=order[1:], confidence=confidence, anytime=stop_early)
     write_comparison(comparison, Path(out))
     return comparison
+
+
+def undecided(metas: Sequence[EpisodeMeta], baseline: str, arms: Sequence[str], confidence: float) -> list[str]:
+    """The arms of which it cannot be told yet whether they differ from the baseline.
+
+    Each is tested at its share of the level, so that what is decided now stays decided after Holm's correction,
+    whatever the other arms do later.
+    """
+    won: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    base = {(m.env_id, m.env_seed): m.outcome == Outcome.SUCCESS for m in metas if m.arm == baseline}
+    for m in metas:
+        pair = (m.env_id, m.env_seed)
+        if m.arm != baseline and pair in base:
+            won[m.arm] += (m.outcome == Outcome.SUCCESS) > base[pair]
+            lost[m.arm] += (m.outcome == Outcome.SUCCESS) < base[pair]
+    share = (1 - confidence) / max(1, len(arms))
+    return [arm for arm in arms if anytime_mcnemar(lost[arm], won[arm]).p_value > share]
+
+
+def _looks(seeds: Sequence[int]) -> list[Sequence[int]]:
+    """The seeds in tenths, in order."""
+    size = -(-len(seeds) // 10)
+    return [seeds[at : at + size] for at in range(0, len(seeds), size)]
 
 
 def _item(env_id: str, seed: int, arm: str, agent: str, monitor: str, on_alarm: OnAlarm) -> RolloutItem:

@@ -78,7 +78,7 @@ def p_text(p: float) -> str:
 
 def _test(result: PairedResult) -> str:
     holm = "" if result.family == 1 else f" (Holm over {result.family} tests)"
-    return f"exact McNemar p {p_text(result.p_adjusted)}{holm}"
+    return f"{result.test} p {p_text(result.p_adjusted)}{holm}"
 
 
 def _plan(result: PairedResult) -> str:

@@ -99,13 +99,14 @@ class AgainstBlock:
 
 @dataclass(frozen=True)
 class Page:
-    """All that a comparison alone gives. ``reach``: half width of the difference axis, in points."""
+    """All that a comparison alone gives. ``reach``: half width of the difference axis, in points. ``test``: name."""
 
     sentences: tuple[Sentence, ...]
     facts: tuple[tuple[str, str], ...]
     baseline: str
     confidence: str
     reach: int
+    test: str
     arms: tuple[ArmRow, ...]
     outcomes: tuple[str, ...]
     tasks: tuple[TaskBlock, ...]
@@ -141,6 +142,7 @@ def page(comparison: Comparison) -> Page:
         baseline=comparison.baseline or "",
         confidence=f"{100 * comparison.confidence:g}%",
         reach=reach,
+        test=comparison.against[0].pooled.test if comparison.against else "",
         arms=tuple(
             row(arm, arm.pooled, against[arm.arm].pooled if arm.arm in against else None, reach)
             for arm in comparison.arms
