@@ -1,9 +1,10 @@
-"""``failwise store``: check, repair or count recorded episodes."""
+"""``failwise store``: check, repair, count, pack or join recorded episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Store:
-    """Check, repair or count recorded episodes: those of one store, or of every store below a folder."""
+    """Check, repair, count, pack or join recorded episodes: those of a store, or of every store below a folder."""
 
-    action: Positional[Literal["check", "repair", "stats"]]
+    action: Positional[Literal["check", "repair", "stats", "compact", "merge"]]
     """check: verify checksums, shapes and counts. repair: put damaged episodes into quarantine and clear what
-    killed writers left; nothing that was recorded is deleted. stats: count by task, arm and outcome."""
-    path: Positional[Path]
-    """Folder with episodes, or a run folder."""
+    killed writers left; nothing that was recorded is deleted. stats: count by task, arm and outcome. compact: put many
+    episodes into one file each, for very large stores. merge: copy all episodes into the store --into."""
+    path: Positional[tuple[Path, ...]]
+    """Folders with episodes, or run folders."""
+    into: Path | None = None
+    """merge: the store that gets the episodes; made where it is missing."""
+    per_shard: int = 1000
+    """compact: episodes a file."""
     every_image: bool = False
     """Decode every image when checking, not only some of each camera."""
 
@@ -97,17 +103,57 @@ def stats(path: Path) -> int:
     return 0
 
 
+def compact(path: Path, per_shard: int) -> int:
+    """Pack the episodes below ``path`` and print what was done; 1 when damaged ones were left as they are."""
+    from rich.progress import track
+
+    from failwise.store import compact as compact_store
+
+    worst = 0
+    for store in _stores(path):
+        done = compact_store(store, per_shard, partial(track, description=f"compact {store.path.name}"))
+        for name, problem in done.damaged.items():
+            print(f"{store.path / name}: left as it is: {problem}")
+        print(f"{store.path}: {done.episodes} episodes put into {len(done.shards)} files")
+        worst = max(worst, int(bool(done.damaged)))
+    return worst
+
+
+def merge(paths: Sequence[Path], into: Path | None) -> int:
+    """Copy the episodes below ``paths`` into one store and print how many."""
+    from rich.progress import track
+
+    from failwise.store import EpisodeStore
+    from failwise.store import merge as merge_stores
+
+    if into is None:
+        raise SetupError("merge needs --into, the store that gets the episodes")
+    sources = [store for path in paths for store in _stores(path) if store.path.resolve() != into.resolve()]
+    done = merge_stores(sources, EpisodeStore(into), partial(track, description="merge"))
+    print(f"{into}: {done.copied} episodes copied from {len(sources)} stores, {done.present} were there already")
+    return 0
+
+
 def main(args: Sequence[str]) -> int:
-    """Do what was asked; 0 when all is well, 1 when ``check`` found something wrong."""
+    """Do what was asked; 0 when all is well, 1 when something wrong was found."""
     options = parse(Store, args, "store")
-    existing_folder(options.path, "path", "recorded episodes")
+    if not options.path:
+        raise SetupError("name at least one folder with episodes")
+    if options.per_shard < 1:
+        raise SetupError(f"--per-shard must be at least 1, not {options.per_shard}")
+    for path in options.path:
+        existing_folder(path, "path", "recorded episodes")
     match options.action:
         case "check":
-            return check(options.path, options.every_image)
+            return max(check(path, options.every_image) for path in options.path)
         case "repair":
-            return repair(options.path, options.every_image)
+            return max(repair(path, options.every_image) for path in options.path)
         case "stats":
-            return stats(options.path)
+            return max(stats(path) for path in options.path)
+        case "compact":
+            return max(compact(path, options.per_shard) for path in options.path)
+        case "merge":
+            return merge(options.path, options.into)
 
 
 def _stores(path: Path) -> list[EpisodeStore]:

@@ -1,5 +1,6 @@
 """Episodes on disk: one directory an episode, committed by rename, read lazily, checked and repaired."""
 
+from failwise.store.compaction import PER_SHARD, Compacted, Merged, compact, merge
 from failwise.store.episode import StoredEpisode
 from failwise.store.episode_store import EpisodeStore
 from failwise.store.integrity import CheckResult, Problem, RepairResult, check, clear_leftovers, repair
@@ -8,15 +9,20 @@ from failwise.store.summary import stores_under, summarise
 from failwise.store.writer import EpisodeWriter
 
 __all__ = [
+    "PER_SHARD",
     "CheckResult",
+    "Compacted",
     "EpisodeStore",
     "EpisodeWriter",
+    "Merged",
     "Problem",
     "RepairResult",
     "StoredEpisode",
     "check",
     "clear_leftovers",
+    "compact",
     "episode_id",
+    "merge",
     "repair",
     "stores_under",
     "summarise",

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from failwise.errors import StoreError
-from failwise.store.naming import META, WRITING
+from failwise.store.naming import META, SHARDS, WRITING
 
 FOREIGN_LEFTOVER_AGE_S = 3600.0
 """Another host's writer counts as dead when its hidden directory has not changed for this long.
@@ -46,7 +46,7 @@ def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
     """
     if (root / name / META).is_file():
         return False
-    writing = root / _writing_name()
+    writing = root / writing_name()
     try:
         writing.mkdir()
         for file in sorted(files, key=lambda file: (file == META, file)):
@@ -71,9 +71,18 @@ def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
 
 
 def leftovers(root: Path, now: float | None = None) -> list[Path]:
-    """Hidden directories of writers that live no more, sorted. ``now`` is in seconds since the epoch."""
+    """Hidden directories and half shards of writers that live no more, sorted. ``now``: seconds since the epoch."""
     moment = time.time() if now is None else now
-    return sorted(path for path in root.glob(f"{WRITING}*") if path.is_dir() and _is_abandoned(path, moment))
+    found = [*root.glob(f"{WRITING}*"), *(root / SHARDS).glob(f"{WRITING}*")]
+    return sorted(path for path in found if _is_abandoned(path, moment))
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove what a killed writer left: a directory, or the file of a half-written shard."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_abandoned(writing: Path, now: float) -> bool:
@@ -86,7 +95,8 @@ def _is_abandoned(writing: Path, now: float) -> bool:
         return False
 
 
-def _writing_name() -> str:
+def writing_name() -> str:
+    """A hidden name that says who is writing: host, process, its start."""
     return f"{WRITING}{_host()}--{os.getpid()}--{_process_start(os.getpid())}--{secrets.token_hex(4)}"
 
 

@@ -19,8 +19,10 @@ from failwise.types import Actor, EpisodeMeta, StepRecord
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from failwise.store.shards import ShardPath
 
-def read_meta(directory: Path) -> EpisodeMeta:
+
+def read_meta(directory: Path | ShardPath) -> EpisodeMeta:
     """An episode's ``meta.json``. Raises ``StoreError`` when it is missing or not what it should be."""
     path = directory / META
     with reading(path):
@@ -34,7 +36,7 @@ class StoredEpisode:
     is missing or damaged; the other parts of the episode stay readable.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | ShardPath) -> None:
         self.path = path
         self.id = path.name
         self.meta = read_meta(path)

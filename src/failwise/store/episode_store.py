@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,17 @@ from failwise.errors import SetupError, StoreError
 from failwise.store.episode import StoredEpisode
 from failwise.store.index import MetaIndex
 from failwise.store.naming import META, is_safe
+from failwise.store.shards import Shard, ShardPath, open_shards
 from failwise.store.writer import EpisodeWriter
-from failwise.types import EpisodeMeta
+from failwise.types import EpisodeMeta, Outcome
+
+_AT_ONCE = 256
 
 
 class EpisodeStore:
     """A folder with one directory an episode. Any number of processes may read and write it at the same time.
+
+    Episodes may also lie in shards, many in one file (``failwise.store.compact``); whoever reads does not notice.
 
     Args:
         path: the folder.
@@ -40,6 +46,8 @@ class EpisodeStore:
         elif not self.path.is_dir():
             raise SetupError(f"no episode store at {self.path}: give a folder that 'failwise collect' wrote")
         self._index = MetaIndex(self.path)
+        self._shards: list[Shard] = []
+        self._shard_of: dict[str, Shard] = {}
 
     def ids(self) -> list[str]:
         """The ids of all committed episodes, sorted, as they are on disk at this moment.
@@ -48,12 +56,36 @@ class EpisodeStore:
             StoreError: the folder has gone or cannot be read.
         """
         try:
-            return sorted(entry.name for entry in self.path.iterdir() if entry.name in self)
+            loose = [entry.name for entry in self.path.iterdir() if self._is_loose(entry.name)]
+            return sorted({*loose, *self._sharded()})
         except OSError as error:
             raise StoreError(f"cannot list the episode store {self.path}: {error.strerror or error}") from error
 
     def __contains__(self, episode_id: str) -> bool:
+        return self._is_loose(episode_id) or episode_id in self._sharded()
+
+    def place(self, episode_id: str) -> Path | ShardPath:
+        """Where an episode's files are.
+
+        Raises:
+            StoreError: there is no such episode.
+        """
+        if self._is_loose(episode_id):
+            return self.path / episode_id
+        if (shard := self._sharded().get(episode_id)) is not None:
+            return ShardPath(shard, episode_id)
+        raise StoreError(f"{self.path}: no episode {episode_id!r} has been committed here")
+
+    def _is_loose(self, episode_id: str) -> bool:
         return is_safe(episode_id) and (self.path / episode_id / META).is_file()
+
+    def _sharded(self) -> dict[str, Shard]:
+        """Episode id -> its shard, as the shards are at this moment."""
+        shards = open_shards(self.path)
+        if shards != self._shards:
+            self._shards = shards
+            self._shard_of = {name: shard for shard in shards for name in shard.ids}
+        return self._shard_of
 
     def __len__(self) -> int:
         return len(self.ids())
@@ -64,7 +96,34 @@ class EpisodeStore:
         Raises:
             StoreError: an episode's ``meta.json`` is damaged.
         """
-        return self._index.metas(self.ids())
+        return list(self.scan())
+
+    def scan(
+        self, *, env_id: str | None = None, arm: str | None = None, outcome: Outcome | None = None
+    ) -> Iterator[EpisodeMeta]:
+        """The same, one after the other and only those that are asked for; needs memory for few of them at a time.
+
+        Args:
+            env_id: only this task; None is any.
+            arm: only this arm.
+            outcome: only this outcome.
+
+        Raises:
+            StoreError: an episode's ``meta.json`` is damaged.
+        """
+        sharded = self._sharded()
+        ids = self.ids()
+        for some in (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE)):
+            loose = {m.episode_id: m for m in self._index.metas(name for name in some if name not in sharded)}
+            for name in some:
+                meta = sharded[name].meta(name) if name in sharded else loose.get(name)
+                if (
+                    meta is not None
+                    and (env_id is None or meta.env_id == env_id)
+                    and (arm is None or meta.arm == arm)
+                    and (outcome is None or meta.outcome == outcome)
+                ):
+                    yield meta
 
     def read(self, episode_id: str) -> StoredEpisode:
         """Open an episode; its parts are loaded when they are asked for.
@@ -72,9 +131,7 @@ class EpisodeStore:
         Raises:
             StoreError: there is no such episode, or its ``meta.json`` is damaged.
         """
-        if episode_id not in self:
-            raise StoreError(f"{self.path}: no episode {episode_id!r} has been committed here")
-        return StoredEpisode(self.path / episode_id)
+        return StoredEpisode(self.place(episode_id))
 
     def begin(self, episode_id: str) -> EpisodeWriter:
         """Start recording an episode. Nothing is written before its ``commit``.
@@ -85,8 +142,8 @@ class EpisodeStore:
         """
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise SetupError(f"cannot write to the episode store {self.path}; make it writable or choose another")
-        return EpisodeWriter(self.path, episode_id, video=self._video)
+        return EpisodeWriter(self.path, episode_id, video=self._video, taken=self.__contains__)
 
     def rebuild_index(self) -> None:
         """Forget the cached listing and make it again from the episodes."""
-        self._index.rebuild(self.ids())
+        self._index.rebuild(name for name in self.ids() if self._is_loose(name))

@@ -18,11 +18,12 @@ from PIL import Image
 
 from failwise.errors import DataError
 from failwise.store.naming import video_file
-from failwise.store.tables import facts, reading, to_parquet
+from failwise.store.tables import facts, reading, source, to_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from failwise.store.shards import ShardPath
     from failwise.types import ImageHW3
 
 _ROWS_A_GROUP = 16
@@ -81,10 +82,10 @@ def encode_frames(
 class FrameFile:
     """An episode's ``frames.parquet``, opened. Holds no image until one is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | ShardPath) -> None:
         self._path = path
         with reading(path):
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(source(path)) as file:
                 about = facts(file.schema_arrow)
                 self.cameras: tuple[str, ...] = tuple(about["cameras"])
                 self._sizes = {camera: tuple(size) for camera, size in about["sizes"].items()}
@@ -116,7 +117,7 @@ class FrameFile:
 
     def _pngs(self, camera: str, wanted: Sequence[int]) -> dict[int, ImageHW3]:
         first = self.cameras.index(camera) * self.looks
-        with reading(self._path), pq.ParquetFile(self._path) as file:
+        with reading(self._path), pq.ParquetFile(source(self._path)) as file:
             rows: dict[int, bytes] = {}
             for group in sorted({(first + look) // _ROWS_A_GROUP for look in wanted}):
                 column: Any = file.read_row_group(group, columns=["png"], use_threads=False).column("png")

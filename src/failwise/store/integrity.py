@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
 from failwise.errors import StoreError
 from failwise.store.consistency import Recorded, contradictions
-from failwise.store.durable import leftovers
+from failwise.store.durable import leftovers, remove_leftover
 from failwise.store.episode import StoredEpisode, read_meta
 from failwise.store.episode_store import EpisodeStore
-from failwise.store.naming import CHUNKS, EPISODE_FILES, MANIFEST, QUARANTINE, STEPS
+from failwise.store.naming import CHUNKS, EPISODE_FILES, MANIFEST, META, QUARANTINE, SHARDS, STEPS
+from failwise.store.shards import ShardPath, file_size, open_shard, shard_files, unpack
 from failwise.types import Outcome
 
 _IMAGES_AT_ONCE = 16
@@ -74,14 +75,16 @@ def check(store: EpisodeStore, every_image: bool = False) -> CheckResult:
     """
     outcomes: Counter[Outcome] = Counter()
     problems: list[Problem] = []
-    directories = _episode_directories(store.path)
-    for directory in directories:
-        found = [Problem(directory.name, what) for what in _problems(directory, every_image)]
+    sharded, unreadable = _sharded(store.path)
+    problems += unreadable
+    places: list[Path | ShardPath] = [*_episode_directories(store.path), *sharded]
+    for place in places:
+        found = [Problem(place.name, what) for what in problems_of(place, every_image)]
         problems += found
         if not found:
-            outcomes[read_meta(directory).outcome] += 1
+            outcomes[read_meta(place).outcome] += 1
     return CheckResult(
-        episodes=len(directories),
+        episodes=len(places),
         outcomes={outcome: outcomes[outcome] for outcome in Outcome},
         problems=tuple(problems),
         leftovers=tuple(leftovers(store.path)),
@@ -92,23 +95,27 @@ def clear_leftovers(store: EpisodeStore) -> int:
     """Remove what killed writers left half written, and nothing else; returns how many. No episode is lost by it."""
     found = leftovers(store.path)
     for leftover in found:
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftover(leftover)
     return len(found)
 
 
 def repair(store: EpisodeStore, every_image: bool = False) -> RepairResult:
     """Move damaged episodes to ``quarantine/``, remove the leftovers of killed writers, rebuild the index.
 
-    Nothing that was committed is deleted. Beside each quarantined episode, ``<name>.problems.json`` says why.
+    Nothing that was committed is deleted. Beside each quarantined episode, ``<name>.problems.json`` says why. A shard
+    that is damaged, or holds damaged episodes, is taken apart: its sound episodes get directories of their own.
 
     Raises:
         StoreError: the store cannot be written.
     """
     result = check(store, every_image)
     try:
-        quarantined = {name: _quarantine(store.path, name, result.problems) for name in result.damaged}
+        quarantined = _unpack_damaged(store.path, result.damaged)
+        if quarantined:
+            result = check(store, every_image)
+        quarantined |= {name: _quarantine(store.path, name, result.problems) for name in result.damaged}
         for leftover in result.leftovers:
-            shutil.rmtree(leftover)
+            remove_leftover(leftover)
     except OSError as error:
         raise StoreError(f"cannot repair {store.path}: {error.strerror or error} ({error.filename})") from error
     store.rebuild_index()
@@ -128,13 +135,46 @@ def _episode_directories(root: Path) -> list[Path]:
     return sorted(
         path
         for path in root.iterdir()
-        if path.name != QUARANTINE
+        if path.name not in (QUARANTINE, SHARDS)
         and not path.name.startswith(".")
         and any((path / file).exists() for file in EPISODE_FILES)
     )
 
 
-def _problems(directory: Path, every_image: bool) -> Iterator[str]:
+def _sharded(root: Path) -> tuple[list[ShardPath], list[Problem]]:
+    """The episodes in shards that have no directory of their own, and the shards that cannot be opened."""
+    places: list[ShardPath] = []
+    unreadable: list[Problem] = []
+    for path in shard_files(root):
+        try:
+            shard = open_shard(path)
+        except StoreError as error:
+            unreadable.append(Problem(f"{SHARDS}/{path.name}", str(error)))
+        else:
+            places += [ShardPath(shard, name) for name in shard.ids if not (root / name / META).is_file()]
+    return sorted(places, key=lambda place: place.name), unreadable
+
+
+def _unpack_damaged(root: Path, damaged: Sequence[str]) -> dict[str, Path]:
+    """Take apart the shards that are damaged or hold damaged episodes; they go to quarantine. Name -> where to."""
+    aside: dict[str, Path] = {}
+    for path in shard_files(root):
+        name = f"{SHARDS}/{path.name}"
+        if name in damaged:
+            with suppress(StoreError):  # not even an archive: what it holds stays in quarantine with it
+                unpack(root, path)
+        elif not set(open_shard(path).ids).isdisjoint(damaged):
+            unpack(root, path)
+        else:
+            continue
+        place = _free_place(root / QUARANTINE, path.name)
+        place.parent.mkdir(exist_ok=True)
+        path.rename(place)
+        aside[name] = place
+    return aside
+
+
+def problems_of(directory: Path | ShardPath, every_image: bool = False) -> Iterator[str]:
     """One line for each thing that is wrong with an episode; wrong bytes spare us a look at the contents."""
     wrong_bytes = list(_wrong_bytes(directory))
     yield from wrong_bytes
@@ -147,7 +187,7 @@ def _problems(directory: Path, every_image: bool) -> Iterator[str]:
         yield str(error)
 
 
-def _wrong_bytes(directory: Path) -> Iterator[str]:
+def _wrong_bytes(directory: Path | ShardPath) -> Iterator[str]:
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
         expected = {str(file): (int(about["bytes"]), str(about["sha256"])) for file, about in manifest.items()}
@@ -161,15 +201,15 @@ def _wrong_bytes(directory: Path) -> Iterator[str]:
         path = directory / file
         if not path.is_file():
             yield f"{file} is missing"
-        elif path.stat().st_size != size:
-            yield f"{file} has {path.stat().st_size} bytes, expected {size}"
+        elif file_size(path) != size:
+            yield f"{file} has {file_size(path)} bytes, expected {size}"
         else:
             with path.open("rb") as content:
                 if file_digest(content, "sha256").hexdigest() != digest:
                     yield f"{file} has other contents than were written (its SHA-256 differs)"
-    for path in sorted(directory.iterdir()):
-        if path.name not in expected and path.name != MANIFEST:
-            yield f"{path.name} does not belong to the episode (it is not in {MANIFEST})"
+    for name in sorted(path.name for path in directory.iterdir()):
+        if name not in expected and name != MANIFEST:
+            yield f"{name} does not belong to the episode (it is not in {MANIFEST})"
 
 
 def _wrong_contents(episode: StoredEpisode, every_image: bool) -> Iterator[str]:

@@ -19,6 +19,7 @@ EPISODE_FILES = frozenset({META, STEPS, CHUNKS})
 """Any of these marks a directory as an episode, be it a damaged one; other folders are not ours to judge."""
 
 QUARANTINE = "quarantine"
+SHARDS = "shards"
 INDEX = ".index.jsonl"
 WRITING = ".writing--"
 
@@ -40,10 +41,10 @@ def is_safe(name: str) -> bool:
 
 def require_episode_id(name: str) -> None:
     """Raise ``SetupError`` unless ``name`` can name an episode's directory."""
-    if not is_safe(name) or name == QUARANTINE:
+    if not is_safe(name) or name in (QUARANTINE, SHARDS):
         raise SetupError(
             f"{name[:80]!r} cannot name an episode: begin with a letter or digit, then also '.', '_', '-', "
-            f"at most {_LONGEST} characters, not {QUARANTINE!r}; failwise.store.episode_id makes such names"
+            f"at most {_LONGEST} characters, not {QUARANTINE!r} or {SHARDS!r}; failwise.store.episode_id makes one"
         )
 
 

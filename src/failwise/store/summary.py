@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from failwise.store.episode_store import EpisodeStore
-from failwise.store.naming import EPISODE_FILES, QUARANTINE, WRITING
+from failwise.store.naming import EPISODE_FILES, QUARANTINE, SHARDS, WRITING
+from failwise.store.shards import file_size
 from failwise.types import Outcome
 
 
@@ -45,12 +46,12 @@ def summarise(store: EpisodeStore) -> list[Row]:
         StoreError: an episode's meta data are damaged.
     """
     rows: dict[tuple[str, str], Row] = {}
-    for meta in store.metas():
+    for meta in store.scan():
         row = rows.setdefault((meta.env_id, meta.arm), Row(meta.env_id, meta.arm))
         row.outcomes[meta.outcome] += 1
         row.steps += meta.n_steps
         row.frames += meta.n_frames * len(meta.cameras)
-        row.bytes += sum(file.stat().st_size for file in (store.path / meta.episode_id).iterdir())
+        row.bytes += sum(file_size(file) for file in store.place(meta.episode_id).iterdir())
     return [rows[key] for key in sorted(rows)]
 
 
@@ -62,7 +63,8 @@ def stores_under(path: Path) -> list[Path]:
     found: set[Path] = set()
     for name, folders, files in os.walk(path):
         folder = Path(name)
-        if folder != path and not EPISODE_FILES.isdisjoint(files):
+        is_episode = folder != path and not EPISODE_FILES.isdisjoint(files)
+        if is_episode or (folder.name == SHARDS and any(file.endswith(".zip") for file in files)):
             found.add(folder.parent)
             folders.clear()
         elif any(inner.startswith(WRITING) for inner in folders):

@@ -21,6 +21,8 @@ from failwise.errors import StoreError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from failwise.store.shards import ShardPath
+
 _CONDITION = "condition:"
 _INFO = "info:"
 
@@ -78,10 +80,10 @@ def encode_steps(table: StepTable) -> bytes:
     return to_parquet(columns, {"widths": widths})
 
 
-def decode_steps(path: Path) -> StepTable:
+def decode_steps(path: Path | ShardPath) -> StepTable:
     """Read what ``encode_steps`` wrote. Raises ``StoreError`` for a missing or damaged file."""
     with reading(path):
-        table = pq.ParquetFile(path).read(use_threads=False)
+        table = pq.ParquetFile(source(path)).read(use_threads=False)
         widths = facts(table.schema)["widths"]
         return StepTable(
             states=_vectors(table, "state", widths["state"]),
@@ -106,10 +108,10 @@ def encode_chunks(table: ChunkTable) -> bytes:
     return to_parquet(columns, {})
 
 
-def decode_chunks(path: Path) -> ChunkTable:
+def decode_chunks(path: Path | ShardPath) -> ChunkTable:
     """Read what ``encode_chunks`` wrote. Raises ``StoreError`` for a missing or damaged file."""
     with reading(path):
-        table = pq.ParquetFile(path).read(use_threads=False)
+        table = pq.ParquetFile(source(path)).read(use_threads=False)
         info = {
             name.removeprefix(_INFO): _column(table, name, np.float32)
             for name in table.column_names
@@ -135,8 +137,13 @@ def facts(schema: Any) -> dict[str, Any]:
     return note
 
 
+def source(path: Path | ShardPath) -> Any:
+    """What Arrow opens to read a file: its path, or a view of its bytes inside a shard."""
+    return path if isinstance(path, Path) else pa.BufferReader(path.buffer())
+
+
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path | ShardPath) -> Iterator[None]:
     """Turn whatever a reader raises about a file into one line, a ``StoreError`` with file and remedy."""
     try:
         yield
@@ -148,7 +155,7 @@ def reading(path: Path) -> Iterator[None]:
         else:
             first_line = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
             what = f"is damaged ({first_line})"
-        store = path.parent.parent
+        store = path.parent.parent if isinstance(path, Path) else path.shard.path.parent.parent
         raise StoreError(f"{path}: {what}; run 'failwise store repair {store}'") from error
 
 

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 if TYPE_CHECKING:
+    from failwise.store.shards import ShardPath
     from failwise.types import ImageHW3
 
 _FPS = 10
@@ -43,7 +44,7 @@ def encode_video(images: Sequence[ImageHW3]) -> bytes:
     return sink.getvalue()
 
 
-def decode_video(path: Path, wanted: Collection[int], height: int, width: int) -> dict[int, ImageHW3]:
+def decode_video(path: Path | ShardPath, wanted: Collection[int], height: int, width: int) -> dict[int, ImageHW3]:
     """Frame number -> uint8 (height, width, 3); decodes from the last keyframe before the first wanted one.
 
     Raises:
@@ -52,7 +53,7 @@ def decode_video(path: Path, wanted: Collection[int], height: int, width: int) -
     found: dict[int, ImageHW3] = {}
     if not wanted:
         return found
-    with av.open(str(path)) as container:
+    with av.open(str(path) if isinstance(path, Path) else path.open(), "r") as container:
         stream = container.streams.video[0]
         ticks_a_frame = round(1 / (_FPS * stream.time_base)) if stream.time_base else 1
         container.seek(min(wanted) * ticks_a_frame, stream=stream, backward=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -46,13 +46,16 @@ class EpisodeWriter:
     value that is not finite); what was recorded before stays, and can be committed.
     """
 
-    def __init__(self, root: Path, episode_id: str, *, video: bool = False) -> None:
+    def __init__(
+        self, root: Path, episode_id: str, *, video: bool = False, taken: Callable[[str], bool] = lambda _: False
+    ) -> None:
         require_episode_id(episode_id)
         self.id = episode_id
         self.first = True
         """After ``commit``: whether the episode in the store is this writer's (False: another was first)."""
         self._root = root
         self._video = video
+        self._taken = taken
         self._done = False
         self._steps: list[StepRecord] = []
         self._look_steps: list[int] = []
@@ -209,7 +212,8 @@ class EpisodeWriter:
         if problems:
             raise StoreError(f"{self.id}: not committed, its meta data are wrong: {'; '.join(problems)}")
         files = self._encode(meta)
-        self.first = publish(self._root, self.id, files)
+        # Asked again, since another writer's episode may be in a shard by now; ``publish`` sees directories only.
+        self.first = not self._taken(self.id) and publish(self._root, self.id, files)
         if not self.first:
             _log.warning("%s is already in %s: the first one stays, this one is dropped", self.id, self._root)
         self.abandon()

@@ -1,0 +1,261 @@
+"""Many episodes in one file: nothing is lost on the way there, whatever happens, and readers see no difference."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from failwise.cli.store import main
+from failwise.errors import SetupError, StoreError
+from failwise.store import EpisodeStore, check, clear_leftovers, compact, merge, repair, summarise
+from failwise.store import compaction as compaction_module
+from failwise.store.shards import Shard
+from failwise.types import Outcome
+
+from .samples import CAMERAS, fill, meta_for, record, sample_id
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = EpisodeStore(tmp_path / "run")
+    for seed in range(7):
+        record(made, seed)
+    return made
+
+
+def record_as(store, seed, arm):
+    writer = store.begin(sample_id(seed, arm))
+    fill(writer, seed)
+    writer.commit(meta_for(writer.id, seed, arm=arm))
+
+
+def everything(store, name):
+    """All that can be read of an episode, as plain values."""
+    episode = store.read(name)
+    arrays = [episode.actions(), episode.states(), episode.rewards(), episode.chunk_starts(), *episode.features()]
+    arrays += [episode.frames(camera) for camera in CAMERAS] + [episode.frames(CAMERAS[1], [2, 0])]
+    arrays += [a for step in episode.snapshot_steps() for _, a in sorted(episode.snapshot(step).items())]
+    chunk = episode.action_chunk(15, 8)
+    return episode.meta, [a.tolist() for a in (*arrays, *chunk)], list(map(repr, episode.steps()))
+
+
+def test_readers_see_no_difference(store):
+    names = store.ids()
+    before = {name: everything(store, name) for name in names}
+    metas, rows = store.metas(), summarise(store)
+    done = compact(store, per_shard=3)
+    assert (done.episodes, len(done.shards), done.damaged) == (7, 3, {})
+    assert not any((store.path / name).exists() for name in names)
+    for seen in (store, EpisodeStore(store.path, create=False)):
+        assert seen.ids() == names
+        assert {name: everything(seen, name) for name in names} == before
+        assert seen.metas() == metas
+        assert all(name in seen for name in names)
+        assert sample_id(99) not in seen
+    assert summarise(store) == rows, "also the bytes"
+    assert check(store, every_image=True).sound
+
+
+def test_a_shard_is_an_archive_that_any_tool_opens(store):
+    (path,) = compact(store).shards
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert f"{sample_id(0)}/steps.parquet" in archive.namelist()
+    again = EpisodeStore(store.path.parent / "again")
+    for seed in range(7):
+        record(again, seed)
+    (other,) = compact(again).shards
+    assert other.name == path.name
+    assert other.read_bytes() == path.read_bytes(), "the same episodes give the same bytes"
+
+
+def test_video_is_read_from_a_shard(tmp_path):
+    store = EpisodeStore(tmp_path, frames="video")
+    record(store, 0)
+    before = store.read(sample_id(0)).frames(CAMERAS[0])
+    compact(store)
+    assert np.array_equal(store.read(sample_id(0)).frames(CAMERAS[0]), before)
+
+
+def test_what_is_in_a_shard_is_not_recorded_again(store):
+    compact(store)
+    writer = store.begin(sample_id(3))
+    fill(writer, 3)
+    writer.commit(meta_for(writer.id, 3))
+    assert not writer.first
+    assert not (store.path / sample_id(3)).exists()
+    record(store, 8)
+    assert len(store) == 8
+    assert compact(store).episodes == 1
+    assert len(store) == 8
+
+
+def test_episodes_are_filtered_without_reading_them_all_at_once(store):
+    record_as(store, 20, "other")
+    compact(store, per_shard=4)
+    record_as(store, 21, "other")
+    assert [m.env_seed for m in store.scan(arm="other")] == [20, 21]
+    assert list(store.scan(arm="other", outcome=Outcome.TIMEOUT)) == []
+    assert len(list(store.scan(env_id="tiny/reach", outcome=Outcome.SUCCESS))) == 9
+
+
+def test_damaged_episodes_stay_where_they_are(store):
+    (store.path / sample_id(2) / "steps.parquet").write_bytes(b"")
+    done = compact(store)
+    assert done.episodes == 6
+    assert "steps.parquet has 0 bytes" in done.damaged[sample_id(2)]
+    assert (store.path / sample_id(2) / "meta.json").is_file()
+
+
+def test_a_shard_that_does_not_come_back_as_written_removes_nothing(store, monkeypatch):
+    write = compaction_module.write_shard
+
+    def badly(root, name, episodes):
+        path = write(root, name, episodes)
+        content = bytearray(path.read_bytes())
+        content[200] ^= 255
+        path.write_bytes(content)
+        return path
+
+    monkeypatch.setattr(compaction_module, "write_shard", badly)
+    with pytest.raises(StoreError, match="did not come back as it was written"):
+        compact(store)
+    assert check(store).episodes == 7
+    assert check(store).sound
+    assert all((store.path / name / "meta.json").is_file() for name in store.ids())
+
+
+KILLED = """
+import os, sys
+from failwise.store import EpisodeStore, compact, compaction
+removed = 0
+real = compaction._remove
+def until(root, name):
+    global removed
+    if removed == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+    removed += 1
+    real(root, name)
+compaction._remove = until
+compact(EpisodeStore(sys.argv[1]), per_shard=4)
+"""
+
+
+@pytest.mark.parametrize("after", [0, 2, 4, 5])
+def test_killed_between_writing_and_removing(store, after):
+    names, metas = store.ids(), store.metas()
+    assert subprocess.run([sys.executable, "-c", KILLED, str(store.path), str(after)], check=False).returncode == -9
+    seen = EpisodeStore(store.path)
+    assert seen.ids() == names
+    assert seen.metas() == metas
+    assert check(seen).episodes == 7, "in both places is still one episode"
+    compact(seen, per_shard=4)
+    clear_leftovers(seen)
+    assert seen.metas() == metas
+    assert check(seen).sound
+    assert not any((store.path / name).exists() for name in names)
+
+
+def test_half_a_shard_of_a_killed_writer_is_cleared(store):
+    (store.path / "shards").mkdir()
+    half = store.path / "shards" / ".writing--nohost--1--2--abcd.zip.half"
+    half.write_bytes(b"x")
+    os.utime(half, (0, 0))
+    assert check(store).leftovers == (half,)
+    assert len(store) == 7
+    repair(store)
+    assert not half.exists()
+
+
+def damage(path, name, file):
+    """Flip a byte of a file inside a shard."""
+    start, length = Shard(path).files(name)[file]
+    content = bytearray(path.read_bytes())
+    content[start + length // 2] ^= 255
+    path.write_bytes(content)
+
+
+def test_a_damaged_episode_in_a_shard_is_found_and_put_aside_and_the_others_are_kept(store):
+    names = store.ids()
+    before = {name: everything(store, name) for name in names}
+    first, _ = compact(store, per_shard=4).shards
+    damage(first, sample_id(1), "frames.parquet")
+    result = check(store)
+    assert result.damaged == [sample_id(1)]
+    assert result.episodes == 7
+    done = repair(store)
+    assert set(done.quarantined) == {f"shards/{first.name}", sample_id(1)}
+    assert all(place.exists() for place in done.quarantined.values())
+    assert store.ids() == [n for n in names if n != sample_id(1)]
+    assert {name: everything(store, name) for name in store.ids()} == {n: before[n] for n in store.ids()}
+    assert check(store).sound
+
+
+@pytest.mark.parametrize("where", [-1, -300])
+def test_a_shard_without_its_index_is_taken_apart(store, where):
+    names = store.ids()
+    (path,) = compact(store).shards
+    content = bytearray(path.read_bytes())
+    if where == -1:
+        content = content.replace(b'{"failwise"', b'{"failwhat"')
+    else:
+        with zipfile.ZipFile(path) as archive:
+            at = archive.getinfo("index.jsonl").header_offset + 60
+        content[at] = 0
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"damaged .*run 'failwise store repair"):
+        EpisodeStore(store.path).ids()
+    assert not check(store).sound
+    repair(store)
+    assert EpisodeStore(store.path).ids() == names
+    assert check(store).sound
+
+
+def test_what_is_no_archive_at_all_goes_to_quarantine_whole(store):
+    names = store.ids()
+    (store.path / "shards").mkdir()
+    (store.path / "shards" / "x.zip").write_bytes(b"no archive")
+    done = repair(store)
+    assert done.quarantined["shards/x.zip"].read_bytes() == b"no archive"
+    assert store.ids() == names
+
+
+def test_merge_copies_what_is_missing_and_refuses_two_of_one_name(store, tmp_path):
+    other = EpisodeStore(tmp_path / "other")
+    for seed in (5, 6, 7):
+        record(other, seed)
+    compact(other, per_shard=2)
+    into = EpisodeStore(tmp_path / "all")
+    done = merge([store, other], into)
+    assert (done.copied, done.present) == (8, 2)
+    assert [m.env_seed for m in into.metas()] == list(range(8))
+    assert check(into).sound
+    assert merge([store, other], into).copied == 0
+    different = EpisodeStore(tmp_path / "different")
+    shutil.copytree(store.path / sample_id(0), different.path / sample_id(0))
+    manifest = different.path / sample_id(0) / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    fresh = EpisodeStore(tmp_path / "fresh")
+    with pytest.raises(StoreError, match="different episodes of the same id"):
+        merge([store, different], fresh)
+    assert len(fresh) == 0, "found before anything was copied"
+
+
+def test_the_verbs(store, tmp_path, capsys):
+    assert main(["compact", str(store.path), "--per-shard", "5"]) == 0
+    assert "7 episodes put into 2 files" in capsys.readouterr().out
+    assert main(["check", str(store.path)]) == 0
+    assert "7 episodes, 7 sound" in capsys.readouterr().out
+    assert main(["stats", str(tmp_path)]) == 0
+    assert main(["merge", str(store.path), "--into", str(tmp_path / "all")]) == 0
+    assert "7 episodes copied from 1 stores" in capsys.readouterr().out
+    with pytest.raises(SetupError, match="merge needs --into"):
+        main(["merge", str(store.path)])
+    with pytest.raises(SetupError, match="--per-shard must be at least 1"):
+        main(["compact", str(store.path), "--per-shard", "0"])
