@@ -20,7 +20,7 @@ def items(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     """Replaces the rollout by one in which the arm "good" always succeeds; returns what was asked of it."""
     asked: list[SimpleNamespace] = []
 
-    def collect(given, out, *, workers, title):
+    def collect(given, out, *, workers, executor, title):
         asked.extend(given)
         return [
             episode(i.arm, i.env_id, i.env_seed, Outcome.SUCCESS if i.arm == "good" else Outcome.TIMEOUT) for i in given

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from failwise.errors import SetupError
-from failwise.rollout.executors import InProcess, ProcessPool, WorkerFailure
+from failwise.rollout.executors import InProcess, ProcessPool
+from failwise.rollout.jobs import WorkerFailure
 from failwise.rollout.progress import track
 
 from . import executor_items as items

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from failwise.cli.options import agent_for, arm_name, parse, worker_count, writable_folder
+from failwise.cli.options import agent_for, arm_name, executor_for, parse, writable_folder
 from failwise.errors import SetupError
 from failwise.policies.pooling import Pooling
 from failwise.seeds import COLLECT, DEMOS
@@ -49,6 +49,11 @@ class Collect:
     """Further chunks to draw and record at every inference, for detectors that compare several; 0: none."""
     workers: int = 2
     """Worker processes."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What runs the workers: processes on this machine, or Ray (pip install 'failwise[ray]')."""
+    ray_address: str = ""
+    """Of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT. All its machines must see --out at the same path.
+    Default: a Ray of its own on this machine."""
 
 
 def summary(metas: Sequence[EpisodeMeta]) -> str:
@@ -102,18 +107,19 @@ def main(argv: Sequence[str]) -> int:
     writable_folder(options.out)
     from failwise.rollout import RolloutItem, RolloutOptions, collect
 
-    metas = collect(
-        [RolloutItem(env_id, seed, seed, arm, agent) for seed in seeds for env_id in env_ids],
-        options.out,
-        workers=worker_count(options.workers),
-        options=RolloutOptions(
-            look_every=look_every,
-            wording=wording,
-            snapshot_every=options.snapshot_every,
-            features=options.features,
-            samples=options.samples,
-        ),
-        title=arm,
-    )
+    with executor_for(options.executor, options.workers, options.ray_address) as executor:
+        metas = collect(
+            [RolloutItem(env_id, seed, seed, arm, agent) for seed in seeds for env_id in env_ids],
+            options.out,
+            options=RolloutOptions(
+                look_every=look_every,
+                wording=wording,
+                snapshot_every=options.snapshot_every,
+                features=options.features,
+                samples=options.samples,
+            ),
+            executor=executor,
+            title=arm,
+        )
     print(summary(metas))
     return report_errors(metas)

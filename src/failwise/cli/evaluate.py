@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from failwise.cli.options import agent_for, existing_folder, parse, parse_arms, worker_count, writable_folder
+from failwise.cli.options import agent_for, executor_for, existing_folder, parse, parse_arms, writable_folder
 from failwise.errors import SetupError
 from failwise.seeds import TEST, home_of, parse_seeds
 from failwise.types import Outcome
@@ -45,6 +45,11 @@ class Evaluate:
     the most that is run; the test stays valid however often one looks, and needs somewhat more pairs in return."""
     workers: int = 2
     """Worker processes."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What runs the workers: processes on this machine, or Ray (pip install 'failwise[ray]')."""
+    ray_address: str = ""
+    """Of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT. All its machines must see --out at the same path.
+    Default: a Ray of its own on this machine."""
 
 
 def note_on_seeds(seeds: Sequence[int]) -> str:
@@ -93,18 +98,19 @@ def main(argv: Sequence[str]) -> int:
     writable_folder(options.out)
     if note := note_on_seeds(seeds):
         print(note, file=sys.stderr)
-    comparison = evaluate(
-        env_ids,
-        {arm: agent_for(agent, env_ids) for arm, agent in arms.items()},
-        seeds,
-        options.out,
-        workers=worker_count(options.workers),
-        baseline=options.baseline,
-        confidence=options.confidence,
-        monitor=options.monitor,
-        on_alarm=on_alarm,
-        stop_early=options.stop_early,
-    )
+    with executor_for(options.executor, options.workers, options.ray_address) as executor:
+        comparison = evaluate(
+            env_ids,
+            {arm: agent_for(agent, env_ids) for arm, agent in arms.items()},
+            seeds,
+            options.out,
+            executor=executor,
+            baseline=options.baseline,
+            confidence=options.confidence,
+            monitor=options.monitor,
+            on_alarm=on_alarm,
+            stop_early=options.stop_early,
+        )
     print("\n".join(verdicts(comparison)))
     if options.monitor is not None:
         metas = EpisodeStore(options.out / EPISODES_FOLDER, create=False).metas()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from failwise.errors import SetupError, UnknownNameError
+
+if TYPE_CHECKING:
+    from failwise.protocols import Executor
 
 Options = TypeVar("Options")
 More = TypeVar("More")
@@ -70,6 +74,17 @@ def parse_arms(text: str) -> dict[str, str]:
     if not arms:
         raise SetupError("no arms given; write --arms base=PATH,other=PATH (the first is the baseline)")
     return arms
+
+
+@contextmanager
+def executor_for(kind: Literal["processes", "ray"], workers: int, ray_address: str) -> Iterator[Executor]:
+    """What ``--executor``, ``--workers`` and ``--ray-address`` ask for, closed at the end."""
+    if ray_address and kind != "ray":
+        raise SetupError("--ray-address is for --executor ray")
+    from failwise.rollout import make_executor
+
+    with closing(make_executor(kind, worker_count(workers), address=ray_address)) as executor:
+        yield executor
 
 
 def arm_name(agent: str, taken: Container[str] = ()) -> str:

@@ -17,6 +17,7 @@ from failwise.evaluate.watched import watched_arm
 from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
+    from failwise.protocols import Executor
     from failwise.rollout import RolloutItem
     from failwise.rollout.watching import OnAlarm
 
@@ -32,6 +33,7 @@ def evaluate(
     out: Path,
     *,
     workers: int = 2,
+    executor: Executor | None = None,
     baseline: str | None = None,
     confidence: float = 0.95,
     monitor: Path | None = None,
@@ -49,6 +51,7 @@ def evaluate(
         seeds: environment seeds, the same for every task and arm.
         out: run folder, made where it is missing.
         workers: processes that run episodes.
+        executor: another way of running them, see ``failwise.rollout.make_executor``.
         baseline: the arm that the others are compared with; None takes the first.
         confidence: level of the intervals; tests reject at ``1 - confidence``.
         monitor: a detector's folder: each arm gets a twin, ARM+REACTION, that it watches on the same seeds.
@@ -83,7 +86,7 @@ def evaluate(
             for arm in running
         ]
         title = f"evaluate, look {number} of at most {len(looks)}" if stop_early else "evaluate"
-        metas += collect(items, Path(out) / EPISODES_FOLDER, workers=workers, title=title)
+        metas += collect(items, Path(out) / EPISODES_FOLDER, workers=workers, executor=executor, title=title)
         if stop_early and number < len(looks):
             open_arms = undecided(metas, first, order[1:], confidence)
             if not open_arms:

@@ -9,15 +9,15 @@ expert; the replay is checked against the recorded proprioception, step by step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from failwise.errors import EpisodeError, SetupError
-from failwise.rollout.collecting import environment, prepare_worker
+from failwise.rollout.collecting import environment, make_executor
 from failwise.rollout.loop import expert_action
 from failwise.store import EpisodeStore, episode_id
 from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome, Provenance, StepRecord
@@ -72,7 +72,7 @@ def recover(
     Raises:
         SetupError: an environment has no expert.
     """
-    from failwise.rollout.executors import InProcess, ProcessPool, WorkerFailure
+    from failwise.rollout.jobs import WorkerFailure
     from failwise.rollout.progress import track
 
     store = EpisodeStore(out)
@@ -82,8 +82,7 @@ def recover(
         if not environment(env_id).spec.has_expert:
             raise SetupError(f"{env_id} has no expert, so nothing can show the way out of a failure there")
     if todo:
-        pool: Any = ProcessPool(min(workers, len(todo)), prepare_worker, 300.0) if workers > 1 else InProcess()
-        with pool:
+        with closing(make_executor("processes", min(workers, len(todo)), item_timeout_s=300.0)) as pool:
             results = pool.map(partial(run_recovery, out=str(out)), todo)
             for result in track(results, total=len(items), done=len(items) - len(todo), title=title):
                 if not isinstance(result, WorkerFailure):

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from failwise.errors import SetupError
 from failwise.protocols import Environment, Executor
@@ -17,7 +17,17 @@ from failwise.rollout.watching import OnAlarm, load_watch
 from failwise.store import EpisodeStore, clear_leftovers
 from failwise.types import EpisodeMeta, Outcome
 
+ExecutorKind = Literal["processes", "ray"]
+
 _CACHED_ENVS, _CACHED_AGENTS = 10, 12
+
+
+class OwnExecutor(Executor, Protocol):
+    """An executor that holds workers, and ends them when it is closed."""
+
+    def close(self) -> None:
+        """End the workers."""
+        ...
 
 
 class _Kept:
@@ -98,7 +108,7 @@ def collect(
         out: the store's folder, made when missing.
         workers: processes; 1 runs in this process.
         options: how episodes are run and what is recorded.
-        executor: your own way of running items instead.
+        executor: another way of running items, from ``make_executor`` or your own; it is not closed.
         title: of the progress bar.
         quiet: show no progress.
         item_timeout_s: after so long, an item's worker counts as hung and is replaced.
@@ -106,7 +116,7 @@ def collect(
     Raises:
         SetupError: two items have the same episode id, or the first of them cannot be set up.
     """
-    from failwise.rollout.executors import InProcess, ProcessPool, WorkerFailure
+    from failwise.rollout.jobs import WorkerFailure
     from failwise.rollout.progress import track
 
     if len({i.episode_id for i in items}) != len(items):
@@ -120,9 +130,7 @@ def collect(
         _check_watches({(i.env_id, i.agent, i.monitor, i.on_alarm) for i in todo if i.monitor}, workers)
         task = partial(_run_or_report, out=str(out), options=options)
         own = executor is None
-        runner: Any = executor or (
-            ProcessPool(min(workers, len(todo)), prepare_worker, item_timeout_s) if workers > 1 else InProcess()
-        )
+        runner: Any = executor or make_executor("processes", min(workers, len(todo)), item_timeout_s)
         try:
             results = track(
                 runner.map(task, todo), total=len(items), done=len(items) - len(todo), title=title, quiet=quiet,
@@ -138,6 +146,27 @@ def collect(
                 runner.close()
             clear_leftovers(store)  # of workers that were stopped in the middle of a commit
     return [metas[i.episode_id] for i in items]
+
+
+def make_executor(kind: ExecutorKind, workers: int, item_timeout_s: float = 600.0, address: str = "") -> OwnExecutor:
+    """A way of running items.
+
+    Args:
+        kind: "processes" on this machine (with one worker: in this process), or "ray".
+        workers: how many at a time.
+        item_timeout_s: after so long, an item's worker counts as hung and is replaced.
+        address: of a running Ray cluster; "" starts one on this machine.
+
+    Raises:
+        SetupError: Ray is not installed, or there is no cluster at the address.
+    """
+    if kind == "ray":
+        from failwise.rollout.ray_executor import RayExecutor
+
+        return RayExecutor(workers, prepare_worker, item_timeout_s, address=address)
+    from failwise.rollout.executors import InProcess, ProcessPool
+
+    return ProcessPool(workers, prepare_worker, item_timeout_s) if workers > 1 else InProcess()
 
 
 def _run_or_report(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMeta | str:
@@ -201,4 +230,4 @@ def default_workers() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-__all__ = ["collect", "default_workers", "prepare_worker", "run_item"]
+__all__ = ["ExecutorKind", "collect", "default_workers", "make_executor", "prepare_worker", "run_item"]

@@ -20,23 +20,12 @@ from typing import Any, Self
 
 from failwise.errors import SetupError
 from failwise.protocols import Item, Result
+from failwise.rollout.jobs import Job, WorkerFailure, check_pool
 from failwise.rollout.worker import FAILED_START, RAISED, READY, work
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 3.0
-
-
-@dataclass(frozen=True)
-class WorkerFailure:
-    """Takes the place of an item's result after the item lost its worker again and again.
-
-    Attributes:
-        item: what was to be done. reason: how its worker was lost, and how often; one line.
-    """
-
-    item: Any
-    reason: str
 
 
 class InProcess:
@@ -59,18 +48,12 @@ class InProcess:
 
 
 @dataclass
-class _Job:
-    item: Any
-    losses: int = 0
-
-
-@dataclass
 class _Worker:
     process: SpawnProcess
     pipe: Connection
     deadline: float
     ready: bool = False
-    job: _Job | None = None
+    job: Job | None = None
 
 
 class ProcessPool:
@@ -96,11 +79,7 @@ class ProcessPool:
         item_timeout_s: float | None = None,
         max_attempts: int = 2,
     ) -> None:
-        if workers < 1 or max_attempts < 1 or (item_timeout_s is not None and item_timeout_s <= 0):
-            raise SetupError(
-                f"a pool needs workers >= 1, max_attempts >= 1 and item_timeout_s > 0 or None, "
-                f"not {workers}, {max_attempts} and {item_timeout_s}"
-            )
+        check_pool(workers, item_timeout_s, max_attempts)
         self._size, self._initializer = workers, initializer
         self._timeout_s, self._max_attempts = item_timeout_s, max_attempts
         self._workers: list[_Worker] = []
@@ -116,7 +95,7 @@ class ProcessPool:
         if self._mapping:
             raise RuntimeError("one map at a time: exhaust or close the last iterator of this pool first")
         self._mapping = True
-        jobs = deque(_Job(item) for item in items)
+        jobs = deque(Job(item) for item in items)
         open_jobs = len(jobs)
         try:
             while open_jobs:
@@ -167,7 +146,7 @@ class ProcessPool:
             theirs.close()
             self._workers.append(_Worker(process, ours, time.monotonic() + _START_TIMEOUT_S))
 
-    def _assign(self, worker: _Worker, function: Callable[[Any], Any], job: _Job) -> None:
+    def _assign(self, worker: _Worker, function: Callable[[Any], Any], job: Job) -> None:
         try:
             worker.pipe.send((function, job.item))
         except (BrokenPipeError, ConnectionResetError):
@@ -180,7 +159,7 @@ class ProcessPool:
         worker.job = job
         worker.deadline = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
 
-    def _answers(self, jobs: deque[_Job]) -> Iterator[Any]:
+    def _answers(self, jobs: deque[Job]) -> Iterator[Any]:
         """Wait until something happens; yield what came back, return the jobs of lost workers to ``jobs``."""
         by_pipe = {w.pipe: w for w in self._workers}
         waiting = [w.deadline for w in self._workers if w.job is not None or not w.ready]
@@ -210,7 +189,7 @@ class ProcessPool:
             limit = self._timeout_s if worker.ready else _START_TIMEOUT_S
             yield from self._lose(worker, f"gave no answer within {limit:g} s", jobs)
 
-    def _lose(self, worker: _Worker, cause: str, jobs: deque[_Job]) -> Iterator[WorkerFailure]:
+    def _lose(self, worker: _Worker, cause: str, jobs: deque[Job]) -> Iterator[WorkerFailure]:
         """Drop a worker; its job is done again first of all, or given up."""
         job, ready = worker.job, worker.ready
         self._remove(worker)
@@ -222,9 +201,8 @@ class ProcessPool:
                     "item; a script that uses workers needs its main part under: if __name__ == '__main__':"
                 )
         if job is not None:
-            job.losses += 1
-            if job.losses >= self._max_attempts:
-                yield WorkerFailure(job.item, f"its worker {cause}; {job.losses} attempts in all")
+            if failure := job.lost_again(cause, self._max_attempts):
+                yield failure
             else:
                 jobs.appendleft(job)
 
