@@ -135,6 +135,10 @@ def merge(
     for store, name in progress(todo):
         publish(into.path, name, dict(_files(store.place(name))))
         done.copied += 1
+    for store in sources:
+        for name in store.ids():
+            for event in store.labels(name):
+                into.label(name, event)
     return done
 
 

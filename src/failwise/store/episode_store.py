@@ -10,10 +10,11 @@ from typing import Literal
 from failwise.errors import SetupError, StoreError
 from failwise.store.episode import StoredEpisode
 from failwise.store.index import MetaIndex
+from failwise.store.labels import Labels
 from failwise.store.naming import META, is_safe
 from failwise.store.shards import Shard, ShardPath, open_shards
 from failwise.store.writer import EpisodeWriter
-from failwise.types import EpisodeMeta, Outcome
+from failwise.types import EpisodeMeta, FailureEvent, Outcome
 
 _AT_ONCE = 256
 
@@ -46,6 +47,7 @@ class EpisodeStore:
         elif not self.path.is_dir():
             raise SetupError(f"no episode store at {self.path}: give a folder that 'failwise collect' wrote")
         self._index = MetaIndex(self.path)
+        self._labels = Labels(self.path)
         self._shards: list[Shard] = []
         self._shard_of: dict[str, Shard] = {}
 
@@ -123,7 +125,28 @@ class EpisodeStore:
                     and (arm is None or meta.arm == arm)
                     and (outcome is None or meta.outcome == outcome)
                 ):
-                    yield meta
+                    yield self._labelled(meta)
+
+    def label(self, episode_id: str, event: FailureEvent) -> None:
+        """Add a failure event that somebody saw to an episode; ``read`` and ``metas`` give it with the recorded ones.
+
+        Raises:
+            StoreError: no such episode, or the store cannot be written.
+        """
+        self.place(episode_id)
+        self._labels.add(episode_id, event)
+
+    def unlabel(self, episode_id: str, event: FailureEvent) -> None:
+        """Take back what ``label`` said. Recorded events stay."""
+        self._labels.remove(episode_id, event)
+
+    def labels(self, episode_id: str) -> tuple[FailureEvent, ...]:
+        """What was said of an episode afterwards."""
+        return self._labels.of(episode_id)
+
+    def _labelled(self, meta: EpisodeMeta) -> EpisodeMeta:
+        said = self._labels.of(meta.episode_id)
+        return meta.model_copy(update={"failure_events": (*meta.failure_events, *said)}) if said else meta
 
     def read(self, episode_id: str) -> StoredEpisode:
         """Open an episode; its parts are loaded when they are asked for.
@@ -131,7 +154,9 @@ class EpisodeStore:
         Raises:
             StoreError: there is no such episode, or its ``meta.json`` is damaged.
         """
-        return StoredEpisode(self.place(episode_id))
+        episode = StoredEpisode(self.place(episode_id))
+        episode.meta = self._labelled(episode.meta)
+        return episode
 
     def begin(self, episode_id: str) -> EpisodeWriter:
         """Start recording an episode. Nothing is written before its ``commit``.

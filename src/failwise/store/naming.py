@@ -21,6 +21,7 @@ EPISODE_FILES = frozenset({META, STEPS, CHUNKS})
 QUARANTINE = "quarantine"
 SHARDS = "shards"
 INDEX = ".index.jsonl"
+LABELS = "labels.jsonl"
 WRITING = ".writing--"
 
 # A file name may have 255 bytes; the rest is room for the suffixes that quarantine adds.
