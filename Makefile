@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup render-libraries test demo lint bench format hooks constraints clean
+.PHONY: help setup render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
@@ -26,12 +26,15 @@ setup: render-libraries $(STAMP)
 render-libraries:
 	@bash scripts/render_libraries.sh
 
+browser:
+	@bash scripts/browser.sh
+
 $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@VENV='$(VENV)' EXTRAS='$(EXTRAS)' PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
 	@touch $@
 
 # One thread a worker: the workers already fill the cores.
-test: setup
+test: setup browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 demo: setup

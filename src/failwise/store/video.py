@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from failwise.store.shards import ShardPath
     from failwise.types import ImageHW3
 
-_FPS = 10
+FPS = 10
 _KEYFRAME_EVERY = 12
 
 
@@ -26,7 +26,7 @@ def encode_video(images: Sequence[ImageHW3]) -> bytes:
     height, width = images[0].shape[:2]
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream: Any = container.add_stream("libx264", rate=_FPS)
+        stream: Any = container.add_stream("libx264", rate=FPS)
         # yuv420p halves the colour planes, so both sides must be even; the reader crops the padding away.
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
@@ -55,7 +55,7 @@ def decode_video(path: Path | ShardPath, wanted: Collection[int], height: int, w
         return found
     with av.open(str(path) if isinstance(path, Path) else path.open(), "r") as container:
         stream = container.streams.video[0]
-        ticks_a_frame = round(1 / (_FPS * stream.time_base)) if stream.time_base else 1
+        ticks_a_frame = round(1 / (FPS * stream.time_base)) if stream.time_base else 1
         container.seek(min(wanted) * ticks_a_frame, stream=stream, backward=True)
         for frame in container.decode(stream):
             number = round((frame.pts or 0) / ticks_a_frame)
