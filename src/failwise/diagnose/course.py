@@ -1,7 +1,7 @@
 """Where everything was during an episode: recorded actions, replayed without pictures, with the simulator's own poses.
 
-Episodes hold no object poses, because no policy may see them; an environment that repeats exactly for a seed gives
-them back at the cost of its physics alone.
+Episodes hold no object poses but those of the start, because no policy may see them; an environment that repeats
+exactly for a seed gives them back at the cost of its physics alone.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def write_page(
     Raises:
         SetupError: the file cannot be written.
     """
-    from failwise.report.write import template_environment
+    from failwise.report.templating import template_environment
 
     text = (
         template_environment()

@@ -7,15 +7,16 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from failwise import __version__
 from failwise.errors import DataError, SetupError
 from failwise.evaluate import COMPARISON_FILE, EPISODES_FOLDER, Comparison, describe
 from failwise.report.evidence import Evidence, gather
+from failwise.report.over_time import over_time_sections
 from failwise.report.section import Section
+from failwise.report.templating import template_environment
 from failwise.report.view import page
 from failwise.report.watched import watched_sections
+from failwise.report.workspace import workspace_sections
 from failwise.store import EpisodeStore
 
 REPORT_FILE = "report.html"
@@ -41,7 +42,10 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
         raise SetupError(f"no run folder at {run}: give one that 'failwise evaluate' or 'failwise collect' wrote")
     comparison, store = _read(run)
     evidence = Evidence() if store is None else gather(store, comparison)
-    sections = [*sections, *([] if store is None else watched_sections(store))]
+    if store is not None:
+        found = workspace_sections(store.scan(), comparison)
+        found += over_time_sections(store, [arm.arm for arm in comparison.arms])
+        sections = [*sections, *found, *watched_sections(store)]
     path = run / REPORT_FILE
     half = path.with_suffix(".html.tmp")
     try:
@@ -65,17 +69,6 @@ def render(comparison: Comparison, evidence: Evidence, sections: Sequence[Sectio
             version=__version__,
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         )
-    )
-
-
-def template_environment() -> Environment:
-    """Where pages' templates come from; names that a template does not get are errors, and all text is escaped."""
-    return Environment(
-        loader=PackageLoader("failwise.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 

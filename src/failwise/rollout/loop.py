@@ -97,6 +97,7 @@ def run_episode(
     step, looks, first_success, success = 0, 0, None, False
     conditions: dict[str, bool] = dict.fromkeys(spec.conditions, False)
     outcome, error = Outcome.TIMEOUT, ""
+    layout: dict[str, Any] = {}
     try:
         if watch is not None:
             watch.begin(agent, env)
@@ -104,6 +105,7 @@ def run_episode(
             agent.watch(options.features, options.samples)
         agent.begin(env, item.policy_seed)
         observation, _ = env.reset(seed=item.env_seed, options={"instruction": instruction})
+        layout = _layout(env)
         pending: list[Any] = []
         fresh, chunk, verdict = 0, None, None
         actor, decision = agent.actor, "go on"
@@ -178,8 +180,16 @@ def run_episode(
         failure_events=(*_alarm(watch), *_events(outcome, conditions, spec.conditions, step)),
         error=error,
         provenance=agent.provenance(),
-        extra=_kind_of_features(agent) | ({} if watch is None else {"watch": watch.about()}),
+        extra=layout | _kind_of_features(agent) | ({} if watch is None else {"watch": watch.about()}),
     )
+
+
+def _layout(env: Environment) -> dict[str, Any]:
+    """Where things are at the start, for people who ask where a policy fails; no policy reads meta data."""
+    poses = getattr(env, "poses", None)
+    if poses is None:
+        return {}
+    return {"layout": {name: [round(float(x), 4) for x in place] for name, place in poses().items()}}
 
 
 def expert_action(env: Environment, step: int) -> NDArray[Any]:
