@@ -9,7 +9,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from failwise.cli.options import existing_folder, parse
-from failwise.errors import SetupError
+from failwise.errors import DataError, SetupError
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Report:
     serve: bool = False
     """Serve the failure explorer on this machine instead: every episode at or below the folder, with video, curves and
     labels (pip install 'failwise[explorer]'). Ctrl-C ends it."""
+    rerun: str = ""
+    """Id of an episode to export for the rerun viewer instead, or 'all' (pip install 'failwise[rerun]')."""
+    out: Path | None = None
+    """Folder for what is exported. Default: rerun/ in the run folder."""
     port: int = 8642
     """Of the explorer; 0 takes any free one."""
 
@@ -31,9 +35,30 @@ def main(argv: Sequence[str]) -> int:
     existing_folder(options.run, "run", "what 'failwise evaluate' or 'failwise collect' wrote")
     if options.serve:
         return _serve(options)
+    if options.rerun:
+        return _export(options)
     from failwise.report import write_report
 
     print(write_report(options.run))
+    return 0
+
+
+def _export(options: Report) -> int:
+    from rich.progress import track
+
+    from failwise.report.rerun_export import export_rerun
+    from failwise.store import EpisodeStore, stores_under
+
+    stores = [EpisodeStore(path, create=False) for path in stores_under(options.run)]
+    asked = [(s, name) for s in stores for name in s.ids() if options.rerun in (name, "all")]
+    if not asked:
+        raise DataError(
+            f"no episode {options.rerun!r} in {options.run}; 'failwise report {options.run} --serve' lists them"
+        )
+    out = options.out or options.run / "rerun"
+    for store, name in track(asked, description="rerun"):
+        export_rerun(store.read(name), out / f"{name}.rrd")
+    print(f"{out}: {len(asked)} recording{'' if len(asked) == 1 else 's'}; open with: rerun {out}/*.rrd")
     return 0
 
 
