@@ -65,7 +65,6 @@ class Recipe:
             demos_per_task=39,
             heads=AFILTraining(
                 fit=FitOptions(steps=4000, copies=4, learning_rate=4e-4, warmup=100),
-                shared_layers=2,
                 recoveries_share=0.45,
             ),
             critic=CriticOptions(steps=900),
