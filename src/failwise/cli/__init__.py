@@ -23,13 +23,14 @@ VERBS = {
     "train": "turn recorded episodes into a policy or another model: failwise train METHOD",
     "improve": "the whole job: collect, learn from failures, choose on validation seeds, prove on test seeds",
     "evaluate": "compare policies and agents on paired seeds",
+    "compare": "is B better than A, from episodes that are there already",
     "detect": "fit, use or compare detectors of failure: failwise detect fit|score|bench",
     "diagnose": "say why episodes failed: failwise diagnose label|fit|predict",
-    "report": "write the one-page HTML report of a run",
+    "report": "write the one-page HTML report of a run, or browse its episodes",
     "list": "name what is there: failwise list envs|policies|methods",
     "doctor": "check this machine, with the line that mends what is missing",
     "demo": "the whole job in small on Meta-World, in minutes",
-    "store": "check, repair or count recorded episodes",
+    "store": "check, repair, count, pack or join recorded episodes",
 }
 
 # What the disk or its rights refuse is never a bug here, whichever call met it first.
