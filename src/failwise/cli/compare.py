@@ -76,37 +76,27 @@ def _episodes(run: str) -> list[EpisodeMeta]:
 
 
 def _table(comparison: Comparison) -> None:
+    """One table an arm, a row a task."""
     from rich.console import Console
     from rich.table import Table
 
     from failwise.evaluate.verdict import p_text, points
 
-    table = Table(show_footer=True)
-    table.add_column("task", "all")
-    table.add_column("pairs", justify="right")
-    against = comparison.against
-    for one in against:
+    for one in comparison.against:
+        table = Table(title=f"{one.arm} against {comparison.baseline}", title_justify="left", show_footer=True)
+        pooled = one.pooled
+        table.add_column("task", "all")
         for title, of_all in (
-            (f"{one.arm}: won", str(one.pooled.won)),
-            ("lost", str(one.pooled.lost)),
-            ("difference", points(one.pooled.difference).replace(" points", "")),
-            ("p", p_text(one.pooled.p_adjusted)),
+            ("pairs", str(pooled.n)),
+            ("won", str(pooled.won)),
+            ("lost", str(pooled.lost)),
+            ("difference", points(pooled.difference)),
+            ("p (Holm)", p_text(pooled.p_adjusted)),
         ):
-            table.add_column(title, of_all, justify="right")
-    table.columns[1].footer = str(max((one.pooled.n for one in against), default=0))
-    for env_id in comparison.env_ids:
-        found = [one.tasks.get(env_id) for one in against]
-        cells = [
-            cell
-            for r in found
-            for cell in (
-                ("", "", "", "")
-                if r is None
-                else (str(r.won), str(r.lost), points(r.difference).replace(" points", ""), p_text(r.p_adjusted))
-            )
-        ]
-        table.add_row(env_id, str(max((r.n for r in found if r is not None), default=0)), *cells)
-    Console().print(table)
+            table.add_column(title, of_all, justify="right", no_wrap=True)
+        for env_id, r in one.tasks.items():
+            table.add_row(env_id, str(r.n), str(r.won), str(r.lost), points(r.difference), p_text(r.p_adjusted))
+        Console().print(table)
 
 
 def _plan(points: float, discordant: float, level: float) -> int:
