@@ -215,20 +215,6 @@ def test_bad_requests_of_the_verb_are_one_line(tmp_path):
             main([str(tmp_path), "--serve", "--port", str(taken.getsockname()[1])])
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no Chromium: scripts/browser.sh installs it")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield made
-        made.close()
-
-
 @pytest.fixture
 def page(browser: Any, site: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A page that fails the test when anything is logged to the console, raised, or asked of another machine."""
