@@ -98,5 +98,5 @@ def test_episodes_say_where_things_were_at_the_start(tmp_path):
     env = make_env("tiny/push")
     env.reset(seed=3)
     assert {k: pytest.approx(v, abs=1e-4) for k, v in found.extra["layout"].items()} == {
-        k: v.tolist() for k, v in env.poses().items()
+        k: v.tolist() for k, v in env.layout().items()
     }

@@ -112,16 +112,19 @@ def test_an_address_where_nobody_is_is_one_line(monkeypatch: pytest.MonkeyPatch)
         make_executor("ray", 2, address="auto")
 
 
-def test_collect_and_evaluate_take_ray_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_collect_and_evaluate_take_ray_by_name(
+    shared: RayExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from failwise.cli import main
 
-    where = ["--env", "tiny/reach", "--executor", "ray"]
+    shared.close()  # its workers hold the cluster's only two cores
+    where = ["--env", "tiny/reach", "--executor", "ray", "--workers", "1"]
     assert main(["collect", *where, "--policy", "random", "--episodes", "3", "--out", str(tmp_path / "own")]) == 0
     assert len(EpisodeStore(tmp_path / "own")) == 3
     arms = ["--arms", "noise=random,expert=expert", "--seeds", "6"]
     assert main(["evaluate", *where, *arms, "--out", str(tmp_path / "proof")]) == 0
     assert "expert is better than noise: +100.0 points" in capsys.readouterr().out
-    assert main(["evaluate", "--env", "tiny/reach", *arms, "--out", str(tmp_path / "pool")]) == 0
+    assert main(["evaluate", "--env", "tiny/reach", "--workers", "1", *arms, "--out", str(tmp_path / "pool")]) == 0
     assert content(tmp_path / "proof" / "episodes") == content(tmp_path / "pool" / "episodes")
     assert (
         main(["collect", "--env", "tiny/reach", "--policy", "random", "--out", str(tmp_path), "--ray-address", "x"])

@@ -186,10 +186,10 @@ def run_episode(
 
 def _layout(env: Environment) -> dict[str, Any]:
     """Where things are at the start, for people who ask where a policy fails; no policy reads meta data."""
-    poses = getattr(env, "poses", None)
-    if poses is None:
+    places = getattr(env, "layout", None) or getattr(env, "poses", None)
+    if places is None:
         return {}
-    return {"layout": {name: [round(float(x), 4) for x in place] for name, place in poses().items()}}
+    return {"layout": {name: [round(float(x), 4) for x in place] for name, place in places().items()}}
 
 
 def expert_action(env: Environment, step: int) -> NDArray[Any]:

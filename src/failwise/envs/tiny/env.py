@@ -186,7 +186,7 @@ class TinyEnv:
         command = reach_expert(self._world, self._target) if self._task == "reach" else push_expert(self._world)
         return np.clip(np.array(command, np.float32), -1.0, 1.0)
 
-    def poses(self) -> dict[str, NDArray[np.float64]]:
+    def layout(self) -> dict[str, NDArray[np.float64]]:
         """Positions (3,) in metres of ``hand``, ``object`` and ``goal``: no policy sees them."""
         w, target = self._world, self._target if self._task == "reach" else 1
         found = {"hand": w.robot, "object": w.first, "goal": (w.first, w.second)[target]}
