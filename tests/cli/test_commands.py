@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from failwise.errors import SetupError
 from failwise.seeds import COLLECT, DEMOS, TEST
 from failwise.store import EpisodeStore
 
@@ -139,3 +140,35 @@ def test_ctrl_c_is_one_line_and_the_same_command_resumes(workers: str, tmp_path:
     after = times(tmp_path / "runs/a")
     assert {name: after[name] for name in episodes} == {name: kept[name] for name in episodes}, "none was repeated"
     failwise("store", "check", "runs/a", cwd=tmp_path)
+
+
+def test_a_person_is_asked_in_this_process_only(tmp_path, monkeypatch):
+    import failwise.evaluate
+    from failwise.cli.evaluate import main
+
+    seen: dict[str, object] = {}
+
+    class SeenError(Exception):
+        pass
+
+    def look(*_, **given):
+        seen.update(given)
+        raise SeenError
+
+    monkeypatch.setattr(failwise.evaluate, "evaluate", look)
+    (tmp_path / "detector").mkdir()
+    asked = [
+        "--env",
+        "tiny/reach",
+        "--arms",
+        "random",
+        "--out",
+        str(tmp_path / "out"),
+        "--monitor",
+        str(tmp_path / "detector"),
+    ]
+    with pytest.raises(SeenError):
+        main([*asked, "--on-alarm", "ask", "--workers", "1"])
+    assert (seen["workers"], seen["on_alarm"]) == (1, "ask")
+    with pytest.raises(SetupError, match="without --executor ray"):
+        main([*asked, "--on-alarm", "ask", "--executor", "ray"])

@@ -118,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
                 features=options.features,
                 samples=options.samples,
             ),
+            workers=options.workers,
             executor=executor,
             title=arm,
         )

@@ -92,6 +92,8 @@ def main(argv: Sequence[str]) -> int:
     on_alarm = options.on_alarm or "stop"
     if options.on_alarm and options.monitor is None:
         raise SetupError("--on-alarm needs a --monitor that raises one; fit it with: failwise detect fit")
+    if on_alarm == "ask" and options.executor != "processes":
+        raise SetupError("--on-alarm ask asks a person at the terminal: run it there, without --executor ray")
     if options.monitor is not None:
         existing_folder(options.monitor, "--monitor", "a detector that 'failwise detect fit' wrote")
     env_ids = parse_env_ids(options.env)
@@ -104,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
             {arm: agent_for(agent, env_ids) for arm, agent in arms.items()},
             seeds,
             options.out,
+            workers=options.workers,
             executor=executor,
             baseline=options.baseline,
             confidence=options.confidence,
