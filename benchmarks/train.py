@@ -33,7 +33,8 @@ from torch import Tensor
 
 from failwise.learn import fit as training
 from failwise.learn.data import ChunkData, load_chunks
-from failwise.learn.fit import FitOptions, Source, fit
+from failwise.learn.fit import Source, fit
+from failwise.learn.options import FitOptions
 from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import DEMOS

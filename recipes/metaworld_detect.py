@@ -21,7 +21,7 @@ import tyro
 from failwise.detect import load_traces
 from failwise.evaluate.detector_bench import BenchOptions, bench, usable
 from failwise.learn.bc import BCOptions, train_bc
-from failwise.learn.fit import FitOptions
+from failwise.learn.options import FitOptions
 from failwise.policies import shipped
 from failwise.registry import names
 from failwise.report.detection import draw, table

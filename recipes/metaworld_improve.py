@@ -25,10 +25,8 @@ import tyro
 
 from failwise.evaluate import evaluate
 from failwise.improve import ImproveOptions, improve
-from failwise.learn.afil import AFILTraining
 from failwise.learn.bc import BCOptions, train_bc
-from failwise.learn.critic import CriticOptions
-from failwise.learn.fit import FitOptions
+from failwise.learn.options import AFILTraining, CriticOptions, FitOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import DEMOS, TEST
 

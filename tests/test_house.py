@@ -66,8 +66,7 @@ def test_nothing_heavy_loads_before_it_is_needed(code: str) -> None:
     assert not loaded_by(code).intersection([*HEAVY, "tyro", "rich"])
 
 
-# 'improve' shows the options of everything that it trains with, and those live beside the training loops.
-@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"improve"}))
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_the_help_of_a_verb_loads_no_torch(verb: str) -> None:
     code = f"from failwise.cli import main\ntry: main([{verb!r}, '--help'])\n"
     code += "except SystemExit as end: assert not end.code"

@@ -11,12 +11,10 @@ import pytest
 from failwise.agent import load_agent
 from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
 from failwise.improve import ImproveOptions, improve
-from failwise.learn.afil import AFILTraining
 from failwise.learn.bc import BCOptions, train_bc
-from failwise.learn.critic import CriticOptions
-from failwise.learn.fit import FitOptions
+from failwise.learn.options import AFILTraining, CriticOptions, FitOptions
 from failwise.policies.compact import CompactConfig
-from failwise.policies.critic import CriticConfig
+from failwise.policies.critic_config import CriticConfig
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore
 

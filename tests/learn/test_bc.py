@@ -12,8 +12,8 @@ from failwise.envs import make_env
 from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn.bc import BCOptions, all_wordings, choose_demonstrations, train_bc
 from failwise.learn.data import load_chunks, masked_mean
-from failwise.learn.fit import FitOptions
 from failwise.learn.objective import noised
+from failwise.learn.options import FitOptions
 from failwise.policies import load_policy
 from failwise.policies.compact import CompactVLA
 from failwise.rollout import RolloutItem, RolloutOptions, collect

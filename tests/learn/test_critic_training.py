@@ -9,8 +9,9 @@ from chunk_data import made_up, same_weights, small_policy
 
 from failwise.errors import DataError, SetupError
 from failwise.learn import critic as module
-from failwise.learn.critic import CriticOptions, Judged, encode_samples, fit_critic, next_values, ranking_auc
-from failwise.policies.critic import CriticConfig
+from failwise.learn.critic import Judged, encode_samples, fit_critic, next_values, ranking_auc
+from failwise.learn.options import CriticOptions
+from failwise.policies.critic_config import CriticConfig
 from failwise.types import Outcome
 
 SMALL = CriticConfig(width=16, attention_heads=2, layers=1, members=3)

@@ -11,7 +11,8 @@ from chunk_data import made_up, same_weights, small_policy
 
 from failwise.errors import CheckpointError, DataError
 from failwise.learn import fit as module
-from failwise.learn.fit import FitOptions, Source, fit
+from failwise.learn.fit import Source, fit
+from failwise.learn.options import FitOptions
 
 OPTIONS = FitOptions(steps=14, batch=6, copies=2, learning_rate=3e-3, warmup=3, shift=2, save_every=5, seed=1)
 DATA = made_up([("reach", "success", range(0, 20, 2)), ("push", "success", range(0, 12, 2))])

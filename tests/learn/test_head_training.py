@@ -8,9 +8,10 @@ import torch
 from chunk_data import made_up, small_policy
 
 from failwise.errors import DataError
-from failwise.learn.afil import HEADS, AFILTraining, failure_samples, train_heads
+from failwise.learn.afil import HEADS, failure_samples, train_heads
 from failwise.learn.critic import Judged
-from failwise.learn.fit import FitOptions, Source, fit
+from failwise.learn.fit import Source, fit
+from failwise.learn.options import AFILTraining, FitOptions
 
 FIT = FitOptions(steps=4, batch=6, copies=2, learning_rate=3e-3, warmup=1, weight_decay=0.0, shift=0, save_every=0)
 OPTIONS = AFILTraining(fit=FIT, negative_batch=3)

@@ -11,7 +11,8 @@ from failwise.agent import ExpertAgent, PolicyAgent, load_agent, save_agent
 from failwise.envs import make_env
 from failwise.errors import CheckpointError, EpisodeError, SetupError, UnknownNameError
 from failwise.policies.compact import weights_sha256
-from failwise.policies.critic import Critic, CriticConfig, CriticNetwork
+from failwise.policies.critic import Critic, CriticNetwork
+from failwise.policies.critic_config import CriticConfig
 from failwise.policies.scripted import ExpertPolicy, RandomPolicy
 from failwise.protocols import Policy
 from failwise.steer import BestOfN, Chain, Unsteered

@@ -8,7 +8,8 @@ import torch
 from small_policy import observations, small_policy
 
 from failwise.errors import CheckpointError
-from failwise.policies.critic import Critic, CriticConfig, CriticNetwork
+from failwise.policies.critic import Critic, CriticNetwork
+from failwise.policies.critic_config import CriticConfig
 
 SMALL = CriticConfig(prefix_dim=32, horizon=4, action_dim=3, width=16, attention_heads=2, layers=1, members=3)
 

@@ -56,7 +56,8 @@ def bc(argv: Sequence[str]) -> Path:
 
 def critic(argv: Sequence[str]) -> Path:
     """Train a critic on a policy's own episodes, and save both as an agent that acts on the best of N."""
-    from failwise.learn.critic import CriticOptions, fit_critic
+    from failwise.learn.critic import fit_critic
+    from failwise.learn.options import CriticOptions
 
     common, options = parse_with(TrainCritic, CriticOptions, argv, "train critic", METHODS["critic"].summary)
     if common.samples < 2:

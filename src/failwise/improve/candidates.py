@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from failwise.agent import FORMAT
-
 Steering = Sequence[Mapping[str, Any]]
 
 
@@ -24,6 +22,8 @@ class Candidate:
     def write(self, folder: Path, network: Path, critic: Path | None) -> Path:
         """An agent folder that refers to the round's network and critic beside it."""
         import os
+
+        from failwise.agent import FORMAT
 
         folder.mkdir(parents=True, exist_ok=True)
         about: dict[str, Any] = {"format": FORMAT, "policy": os.path.relpath(network, folder)}

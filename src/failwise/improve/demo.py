@@ -7,9 +7,7 @@ from pathlib import Path
 
 from failwise.improve.options import ImproveOptions
 from failwise.improve.run import improve
-from failwise.learn.afil import AFILTraining
-from failwise.learn.critic import CriticOptions
-from failwise.learn.fit import FitOptions
+from failwise.learn.options import AFILTraining, CriticOptions, FitOptions
 from failwise.policies import shipped
 
 TASKS = ("metaworld/peg-insert-side", "metaworld/pick-place")

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from failwise.errors import SetupError
-from failwise.learn.afil import AFILTraining
-from failwise.learn.critic import CriticOptions
+from failwise.learn.options import AFILTraining, CriticOptions
 
 
 @dataclass(frozen=True)

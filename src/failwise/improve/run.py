@@ -33,8 +33,7 @@ from failwise.improve.choose import Standing, successive_halving
 from failwise.improve.fitting import RoundData, fit_heads, fit_with_recoveries, load_compact, train_extra
 from failwise.improve.options import ImproveOptions
 from failwise.improve.proof import prove
-from failwise.learn.afil import AFILTraining
-from failwise.learn.critic import CriticOptions
+from failwise.learn.options import AFILTraining, CriticOptions
 from failwise.seeds import COLLECT, VALIDATION
 from failwise.types import EpisodeMeta, Outcome
 

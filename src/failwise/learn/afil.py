@@ -9,50 +9,21 @@ control C1: negative guidance without any failure information.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.errors import DataError, SetupError
+from failwise.errors import DataError
 from failwise.learn.critic import Judged
 from failwise.learn.data import ChunkData
-from failwise.learn.fit import FitOptions, Source, fit
+from failwise.learn.fit import Source, fit
+from failwise.learn.options import AFILTraining
 from failwise.policies.compact import CompactVLA
 from failwise.types import Outcome
 
 HEADS = ("success", "failure", "own_success")
-
-
-@dataclass(frozen=True)
-class AFILTraining:
-    """How the heads are trained."""
-
-    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=2e-4, warmup=100))
-    """Length and rate of training; ``batch`` counts the observations of the success head."""
-    failure_set: Literal["low_advantage", "whole_trajectory"] = "low_advantage"
-    """Which chunks of failed episodes the failure head learns."""
-    quantile: float = 0.3
-    """low_advantage: the share of each task's failed chunks, those of the lowest advantage."""
-    truncate: float = 1.5
-    """Ignore failed episodes beyond so many median successful lengths of their task: there they are only stuck."""
-    eta: float = 1.0
-    """Weight of the failure head's loss."""
-    negative_batch: int = 8
-    """Observations a step for each of the two negative heads."""
-    demos_share: float = 0.5
-    """Demonstrations among demonstrations and own successes in the success head's batch, where there are any."""
-    shared_layers: int = 0
-    """Expert layers that the other heads read from the success head: cheaper guidance by less different heads."""
-    recoveries_share: float = 0.35
-    """Share of verified recoveries in the success head's batch, where there are any; the others share the rest."""
-
-    def __post_init__(self) -> None:
-        for name in ("demos_share", "recoveries_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise SetupError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
 
 def failure_onsets(data: ChunkData, judged: Judged) -> dict[str, int]:

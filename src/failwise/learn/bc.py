@@ -11,7 +11,8 @@ import torch
 
 from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn.data import load_chunks
-from failwise.learn.fit import FitOptions, Source, fit
+from failwise.learn.fit import Source, fit
+from failwise.learn.options import FitOptions
 from failwise.policies import load_policy, policy_folder
 from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.policies.compact.policy import weights_sha256

@@ -10,7 +10,7 @@ member (held-out AUC, stopping point, advantages) comes from its own fold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,30 +22,11 @@ from failwise.errors import DataError, SetupError
 from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights
 from failwise.learn.fit import fast_bfloat16
+from failwise.learn.options import CriticOptions
 from failwise.learn.progress import TrainingProgress
 from failwise.policies.compact import CompactVLA
 from failwise.policies.compact.policy import pixels_to_float
-from failwise.policies.critic import Critic, CriticConfig, CriticNetwork
-
-
-@dataclass(frozen=True)
-class CriticOptions:
-    """How to train value model and critic."""
-
-    config: CriticConfig = field(default_factory=CriticConfig)
-    """Shapes; prefix width, horizon and action dims are taken from the policy."""
-    steps: int = 900
-    """Optimiser steps of each of the two stages."""
-    batch: int = 96
-    """Observations a step."""
-    learning_rate: float = 3e-4
-    """Peak rate of AdamW, cosine decay."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay."""
-    bootstrap: float = 0.5
-    """b, share of V(o_{t+H}) in the critic's target."""
-    seed: int = 0
-    """Seed of folds and minibatches."""
+from failwise.policies.critic import Critic, CriticNetwork
 
 
 @dataclass(frozen=True)

@@ -25,35 +25,10 @@ from failwise.errors import CheckpointError, DataError
 from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
 from failwise.learn.objective import noised
+from failwise.learn.options import FitOptions
 from failwise.learn.progress import TrainingProgress
 from failwise.policies.compact import CompactVLA
 from failwise.policies.compact.policy import pixels_to_float
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How long and how fast to train."""
-
-    steps: int = 9000
-    """Optimiser steps."""
-    batch: int = 32
-    """Observations a step, over all sources together."""
-    copies: int = 8
-    """Noised action chunks for each encoded observation (level-2 minibatch)."""
-    learning_rate: float = 6e-4
-    """Peak rate of AdamW; linear warm-up, cosine decay to a twentieth."""
-    warmup: int = 300
-    """Warm-up steps."""
-    weight_decay: float = 1e-4
-    """Decoupled weight decay."""
-    ema: float = 0.999
-    """Decay of the weights' moving average, which is what is saved."""
-    shift: int = 4
-    """Random image shift in pixels."""
-    seed: int = 0
-    """Seed of everything random in training."""
-    save_every: int = 500
-    """Steps between resumable checkpoints; 0 makes none."""
 
 
 @dataclass(frozen=True)

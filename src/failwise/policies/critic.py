@@ -9,7 +9,7 @@ Shape legend as in ``failwise.policies.compact.network``; here E is the ensemble
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,28 +20,7 @@ from torch import Tensor, nn
 
 from failwise.errors import CheckpointError
 from failwise.policies.compact.network import ExpertLayer, StackedLinear, StackedNorm
-
-
-@dataclass(frozen=True)
-class CriticConfig:
-    """Shapes of the critic and the value model."""
-
-    prefix_dim: int = 192
-    """D, width of the policy's prefix tokens."""
-    horizon: int = 8
-    """H, actions in a chunk."""
-    action_dim: int = 4
-    """A, action dims."""
-    width: int = 128
-    """Token width inside."""
-    attention_heads: int = 4
-    """Attention heads; must divide ``width``."""
-    layers: int = 2
-    """Transformer layers that read the prefix."""
-    members: int = 4
-    """E, ensemble members; member e never saw fold e."""
-    pessimism: float = 0.0
-    """Standard deviations over the members to subtract from their mean logit."""
+from failwise.policies.critic_config import CriticConfig
 
 
 class _Reader(nn.Module):

@@ -1,0 +1,84 @@
+"""How the trainings are set: what a command line reads before anything is loaded that trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from failwise.errors import SetupError
+from failwise.policies.critic_config import CriticConfig
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how fast to train."""
+
+    steps: int = 9000
+    """Optimiser steps."""
+    batch: int = 32
+    """Observations a step, over all sources together."""
+    copies: int = 8
+    """Noised action chunks for each encoded observation (level-2 minibatch)."""
+    learning_rate: float = 6e-4
+    """Peak rate of AdamW; linear warm-up, cosine decay to a twentieth."""
+    warmup: int = 300
+    """Warm-up steps."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    ema: float = 0.999
+    """Decay of the weights' moving average, which is what is saved."""
+    shift: int = 4
+    """Random image shift in pixels."""
+    seed: int = 0
+    """Seed of everything random in training."""
+    save_every: int = 500
+    """Steps between resumable checkpoints; 0 makes none."""
+
+
+@dataclass(frozen=True)
+class AFILTraining:
+    """How the heads are trained."""
+
+    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=2e-4, warmup=100))
+    """Length and rate of training; ``batch`` counts the observations of the success head."""
+    failure_set: Literal["low_advantage", "whole_trajectory"] = "low_advantage"
+    """Which chunks of failed episodes the failure head learns."""
+    quantile: float = 0.3
+    """low_advantage: the share of each task's failed chunks, those of the lowest advantage."""
+    truncate: float = 1.5
+    """Ignore failed episodes beyond so many median successful lengths of their task: there they are only stuck."""
+    eta: float = 1.0
+    """Weight of the failure head's loss."""
+    negative_batch: int = 8
+    """Observations a step for each of the two negative heads."""
+    demos_share: float = 0.5
+    """Demonstrations among demonstrations and own successes in the success head's batch, where there are any."""
+    shared_layers: int = 0
+    """Expert layers that the other heads read from the success head: cheaper guidance by less different heads."""
+    recoveries_share: float = 0.35
+    """Share of verified recoveries in the success head's batch, where there are any; the others share the rest."""
+
+    def __post_init__(self) -> None:
+        for name in ("demos_share", "recoveries_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise SetupError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CriticOptions:
+    """How to train value model and critic."""
+
+    config: CriticConfig = field(default_factory=CriticConfig)
+    """Shapes; prefix width, horizon and action dims are taken from the policy."""
+    steps: int = 900
+    """Optimiser steps of each of the two stages."""
+    batch: int = 96
+    """Observations a step."""
+    learning_rate: float = 3e-4
+    """Peak rate of AdamW, cosine decay."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    bootstrap: float = 0.5
+    """b, share of V(o_{t+H}) in the critic's target."""
+    seed: int = 0
+    """Seed of folds and minibatches."""
