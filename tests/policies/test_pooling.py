@@ -32,6 +32,22 @@ def test_prefix_pools_read_the_tokens_that_they_name():
         torch.testing.assert_close(last[b], context.prefix_BLD[b, real])
 
 
+def test_the_largest_values_are_those_of_real_tokens():
+    policy = small_policy()
+    context, sampled = inference(policy)
+    context.prefix_BLD = context.prefix_BLD.clone()
+    padding = ~context.mask_B11L[:, 0, 0].bool()
+    padding[0, -1] = True
+    context.mask_B11L = context.mask_B11L.clone()
+    context.mask_B11L[0, 0, 0, -1] = False
+    context.prefix_BLD[padding] = 1e6
+    (found,) = Pooling.parse("prefix-max")(context, sampled.index_B)
+    for b in range(2):
+        torch.testing.assert_close(found[b], context.prefix_BLD[b, ~padding[b]].amax(0))
+    (meant,) = Pooling.parse("expert-max")(context, sampled.index_B)
+    torch.testing.assert_close(meant, context.hidden[-1][:, 0].amax(1))
+
+
 def test_the_head_reads_its_actions_from_the_hidden_states_that_are_kept():
     policy = small_policy()
     x, t = noisy(policy, 2, 3)
@@ -62,7 +78,9 @@ def test_the_chosen_sample_is_the_one_that_is_read():
     torch.testing.assert_close(got, context.hidden[-1][:, 2, 0])
 
 
-@pytest.mark.parametrize("text", ["", "prefix", "prefix-mean@last", "expert-middle", "expert-mean@", "a+prefix-mean"])
+@pytest.mark.parametrize(
+    "text", ["", "prefix", "prefix-mean@last", "expert-middle", "expert-mean@", "expert-mean@max", "a+prefix-mean"]
+)
 def test_an_unknown_choice_is_refused_in_one_line(text):
     with pytest.raises(SetupError, match="unknown features"):
         Pooling.parse(text)

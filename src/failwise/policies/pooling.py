@@ -5,6 +5,7 @@ and how they are pooled. Here a choice is a text, stored with the episode and wi
 never reads features of another kind::
 
     prefix-mean                  mean of the real prefix tokens: what was seen, told and felt
+    prefix-max                   the largest value of each channel over them: whether something is anywhere
     prefix-first, prefix-last    the first (proprioception) or the last real token (the end of the instruction)
     expert-mean                  the acting expert's hidden states at the last denoising step, mean over the horizon
     expert-first, expert-last    at the first or last action of the chunk: what is about to be done
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT = "prefix-mean"
-SOURCES, POOLS = ("prefix", "expert"), ("mean", "first", "last")
+SOURCES, POOLS, STEPS = ("prefix", "expert"), ("mean", "max", "first", "last"), ("mean", "first", "last")
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Pooling:
         for one in text.split("+"):
             what, at, denoising = one.strip().partition("@")
             source, _, pool = what.partition("-")
-            known = source in SOURCES and pool in POOLS and (not at or (source == "expert" and denoising in POOLS))
+            known = source in SOURCES and pool in POOLS and (not at or (source == "expert" and denoising in STEPS))
             if not known:
                 raise SetupError(
-                    f"unknown features {one.strip()!r}: write prefix-POOL or expert-POOL, POOL mean, first or last, "
-                    "for the expert also @mean, @first or @last over denoising steps, and + between several"
+                    f"unknown features {one.strip()!r}: write prefix-POOL or expert-POOL, POOL mean, max, first or "
+                    "last, for the expert also @mean, @first or @last over denoising steps, and + between several"
                 )
             parts.append(_Part(source, pool, denoising or "last"))
         return cls(text, tuple(parts))
@@ -96,6 +97,9 @@ class Pooling:
                 out.append(_pool(chosen_BNHD[rows, index_B], part.pool, 1))
             elif part.pool == "mean":
                 out.append(context.features_BD)
+            elif part.pool == "max":
+                hidden_BL1 = ~context.mask_B11L[:, 0, 0, :, None].bool()
+                out.append(context.prefix_BLD.float().masked_fill(hidden_BL1, float("-inf")).amax(1))
             elif part.pool == "first":
                 out.append(context.prefix_BLD[:, 0])
             else:  # padding comes last, so the last real token is at the number of real ones
@@ -107,4 +111,6 @@ class Pooling:
 def _pool(x: torch.Tensor, how: str, axis: int) -> torch.Tensor:
     if how == "mean":
         return x.mean(axis)
+    if how == "max":
+        return x.amax(axis)
     return x.select(axis, 0 if how == "first" else -1)
