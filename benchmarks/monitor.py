@@ -37,6 +37,7 @@ BRIEF = {
     "rnd": {"steps": 2},
     "logpzo": {"steps": 2},
     "fiper": {"rnd": {"steps": 2}},
+    "changes": {"options": {"epochs": 1}},
     "ensemble": {"members": {"safe-mlp": {"epochs": 1}, "safe-lstm": {"epochs": 1}, "mahalanobis": {}}},
 }
 

@@ -79,7 +79,7 @@ def main(recipe: Recipe) -> None:
         about = {"format": "failwise-agent-1", "policy": "../policy", "steering": [], "execute": recipe.execute}
         (agent / "agent.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
         items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
-        watched = RolloutOptions(features="prefix-mean+prefix-max+expert-mean", samples=recipe.samples)
+        watched = RolloutOptions(features="prefix-mean+prefix-max+prefix-first+expert-mean", samples=recipe.samples)
         collect(items, episodes, workers=recipe.workers, options=watched, title="own episodes")
     write_results(recipe, episodes)
 

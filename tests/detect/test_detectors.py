@@ -26,6 +26,7 @@ QUICK = {
     "logpzo": {"hidden": 16, "steps": 100},
     "pca-kmeans": {"components": 4, "clusters": 5},
     "fiper": {"rnd": {"hidden": 16, "steps": 100}},
+    "changes": {"options": {"hidden": 16, "epochs": 60, "learning_rate": 3e-3}},
     "ensemble": {"members": {"safe-lstm": {"hidden": 16, "epochs": 60, "learning_rate": 3e-3}, "mahalanobis": {}}},
 }
 TRAIN, OTHER = traces(30), traces(16, 1000)
@@ -87,6 +88,8 @@ def test_it_tells_these_failures_from_successes(name):
     options = QUICK.get(name, {})
     if name.startswith("safe"):
         options = longer
+    elif name == "changes":
+        options = {"options": longer}
     elif name == "ensemble":
         options = {"members": {"safe-mlp": longer, "safe-lstm": longer, "mahalanobis": {}}}
     fitted = make_detector(name, **options).fit(traces(80))
@@ -346,6 +349,38 @@ def test_a_members_scale_comes_from_episodes_that_it_was_not_fitted_on():
 def test_members_that_cannot_be_made_are_one_line(options, message):
     with pytest.raises(SetupError, match=message):
         make_detector("ensemble", **options)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_changes_give_another_detector_the_differences(absolute):
+    inner = {"hidden": 16, "epochs": 3}
+    fitted = make_detector("changes", absolute=absolute, options=inner).fit(TRAIN, seed=1)
+
+    def moved(t):
+        rows = []
+        for c, e in enumerate(t.features):
+            differences = [*(e - t.features[0]), *(e - t.features[max(0, c - 1)])]
+            rows.append([*(e if absolute else []), *differences])
+        return replace(t, features=np.array(rows, np.float32))
+
+    plain = make_detector("safe-lstm", **inner).fit([moved(t) for t in TRAIN], seed=1)
+    for t in OTHER[:4]:
+        np.testing.assert_allclose(score_trace(fitted, t), score_trace(plain, moved(t)), rtol=1e-5, atol=1e-6)
+    if not absolute:
+        shifted = replace(OTHER[0], features=OTHER[0].features + 7)
+        np.testing.assert_allclose(score_trace(fitted, shifted), score_trace(fitted, OTHER[0]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"detector": "changes"}, "cannot stand on itself"),
+        ({"options": {"hiden": 3}}, "options of 'safe-lstm' in 'changes'"),
+    ],
+)
+def test_changes_of_nothing_are_one_line(options, message):
+    with pytest.raises(SetupError, match=message):
+        make_detector("changes", **options)
 
 
 def test_stac_without_overlap_stays_at_zero():
