@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from failwise.cli.store import main
 from failwise.errors import SetupError, StoreError
 from failwise.store import EpisodeStore, check, clear_leftovers, compact, merge, repair, summarise
 from failwise.store import compaction as compaction_module
-from failwise.store.shards import Shard
+from failwise.store import shards as shards_module
+from failwise.store.durable import locked
+from failwise.store.shards import Shard, unpack, write_shard
 from failwise.types import Outcome
 
 from .samples import CAMERAS, fill, meta_for, record, sample_id
@@ -259,3 +263,108 @@ def test_the_verbs(store, tmp_path, capsys):
         main(["merge", str(store.path)])
     with pytest.raises(SetupError, match="--per-shard must be at least 1"):
         main(["compact", str(store.path), "--per-shard", "0"])
+
+
+def test_a_shard_that_was_never_read_back_removes_nothing_when_it_is_damaged(store):
+    """Killed after the shard was published, and the disk had not written what it was told to."""
+    names, metas = store.ids(), store.metas()
+    path = write_shard(store.path, "ab", [store.path / name for name in names])
+    damage(path, sample_id(4), "frames.parquet")
+    done = compact(store)
+    assert "its copy in ab.zip is damaged" in done.damaged[sample_id(4)]
+    assert (store.path / sample_id(4) / "meta.json").is_file()
+    assert check(store).damaged == [sample_id(4)]
+    assert (check(store).episodes, store.metas()) == (7, metas)
+    repair(store)
+    assert check(store).sound
+    assert store.metas() == metas
+    assert compact(store).episodes == 7
+
+
+def test_a_damaged_directory_gives_way_to_its_whole_copy(store):
+    names, metas = store.ids(), store.metas()
+    write_shard(store.path, "ab", [store.path / name for name in names])
+    (store.path / sample_id(2) / "meta.json").unlink()
+    (store.path / sample_id(3) / "steps.parquet").write_bytes(b"")
+    done = repair(store)
+    assert {sample_id(2), sample_id(3)} <= set(done.quarantined)
+    assert store.metas() == metas
+    assert check(store).sound
+
+
+def test_a_disk_that_fills_while_a_shard_is_taken_apart_loses_nothing(store, monkeypatch):
+    names = store.ids()
+    (path,) = compact(store).shards
+    damage(path, sample_id(6), "frames.parquet")
+    real, calls = shards_module.publish, []
+
+    def full(root, name, files):
+        calls.append(name)
+        if len(calls) == 3:
+            raise StoreError("no space left")
+        return real(root, name, files)
+
+    monkeypatch.setattr(shards_module, "publish", full)
+    with pytest.raises(StoreError, match="no space left"):
+        repair(store)
+    assert path.exists()
+    assert store.ids() == names
+    monkeypatch.undo()
+    repair(store)
+    assert store.ids() == names[:-1]
+    assert check(store).sound
+
+
+def test_members_are_found_by_their_own_headers(tmp_path):
+    """As in archives beyond 2 GiB, where the archive's directory says more about a member than its own header does."""
+    (tmp_path / "store").mkdir()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("e1/meta.json", "e1/steps.parquet", "e2/meta.json", "../e3/meta.json", "e4/../meta.json"):
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
+                member.write(f"content of {name}".encode())
+    assert unpack(tmp_path / "store", tmp_path / "x.zip") == ["e1", "e2"]
+    assert (tmp_path / "store/e1/steps.parquet").read_bytes() == b"content of e1/steps.parquet"
+    assert sorted(p.name for p in tmp_path.rglob("meta.json")) == ["meta.json"] * 2
+
+
+def test_names_that_lead_out_of_a_store_are_refused(store):
+    (path,) = compact(store).shards
+    content = path.read_bytes().replace(sample_id(0).encode(), b"../" + sample_id(0).encode()[3:])
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot name an episode"):
+        EpisodeStore(store.path).ids()
+
+
+def test_many_shards_stay_open_to_readers(tmp_path):
+    store = EpisodeStore(tmp_path)
+    for seed in range(40):
+        record(store, seed)
+    compact(store, per_shard=1)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, limit[1]))
+    try:
+        assert [m.env_seed for m in EpisodeStore(tmp_path).metas()] == list(range(40))
+        assert all(store.read(name).rewards().shape == (20,) for name in store.ids())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_listing_while_episodes_are_packed_sees_each_once(store, monkeypatch):
+    monkeypatch.setattr("failwise.store.episode_store._AT_ONCE", 2)
+    listing = store.scan()
+    seen = [next(listing).env_seed]
+    compact(EpisodeStore(store.path), per_shard=3)
+    seen += [m.env_seed for m in listing]
+    assert seen == list(range(7))
+
+
+def test_two_cannot_rearrange_a_store_at_once(store):
+    with locked(store.path):
+        for work in (compact, repair, check):
+            with pytest.raises(StoreError, match="by another process; wait"):
+                work(store)
+        record(store, 30)
+        assert len(store.metas()) == 8, "recording and reading go on"
+    with locked(store.path, shared=True):
+        assert check(store).sound

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from failwise.errors import StoreError
-from failwise.store.durable import publish, writing_name
+from failwise.store.durable import locked, publish, writing_name
 from failwise.store.episode_store import EpisodeStore
 from failwise.store.integrity import problems_of
 from failwise.store.naming import MANIFEST, META
-from failwise.store.shards import Shard, ShardPath, open_shards, write_shard
+from failwise.store.shards import Shard, ShardPath, Shards, write_shard
 
 PER_SHARD = 1000
 
@@ -46,19 +47,20 @@ def compact(
     """
     if per_shard < 1:
         raise StoreError(f"a shard needs at least 1 episode, not {per_shard}")
-    done = Compacted()
-    names = _finish_earlier(store.path, [name for name in store.ids() if (store.path / name / META).is_file()])
-    group: list[str] = []
-    for number, name in enumerate(progress(names), start=1):
-        if problem := next(problems_of(store.path / name), None):
-            done.damaged[name] = problem
-        else:
-            group.append(name)
-        if group and (len(group) == per_shard or number == len(names)):
-            done.shards.append(_move(store.path, group))
-            done.episodes += len(group)
-            group = []
-    store.rebuild_index()
+    with locked(store.path):
+        done = Compacted()
+        names = _finish_earlier(store, done)
+        group: list[str] = []
+        for number, name in enumerate(progress(names), start=1):
+            if problem := next(problems_of(store.path / name), None):
+                done.damaged[name] = problem
+            else:
+                group.append(name)
+            if group and (len(group) == per_shard or number == len(names)):
+                done.shards.append(_move(store.path, group))
+                done.episodes += len(group)
+                group = []
+        store.rebuild_index()
     return done
 
 
@@ -75,28 +77,39 @@ def _move(root: Path, names: Sequence[str]) -> Path:
     return path
 
 
-def _finish_earlier(root: Path, names: Sequence[str]) -> list[str]:
-    """Remove directories whose episodes are in a shard already (of a run that was stopped); returns the others."""
-    where = {name: shard for shard in open_shards(root) for name in shard.ids}
+def _finish_earlier(store: EpisodeStore, done: Compacted) -> list[str]:
+    """Remove directories whose episodes are whole in a shard already, of a run that was stopped; returns the others."""
+    packed = Shards(store.path).by_episode()
     rest = []
-    for name in names:
-        if name in where and _same(root / name, ShardPath(where[name], name)):
-            _remove(root, name)
-        elif name not in where:
+    for name in store.ids():
+        loose = store.path / name
+        if not (loose / META).is_file():
+            continue
+        if name not in packed:
             rest.append(name)
+        elif problem := next(problems_of(ShardPath(packed[name], name)), None):
+            done.damaged[name] = f"its copy in {packed[name].path.name} is damaged: {problem}"
+        elif _same(loose, ShardPath(packed[name], name)):
+            _remove(store.path, name)
+        else:
+            done.damaged[name] = f"another episode of this id is in {packed[name].path.name}"
     return rest
 
 
 def _same(one: Path | ShardPath, other: Path | ShardPath) -> bool:
     """Whether both hold the same files, by their manifests."""
-    return (one / MANIFEST).read_bytes() == (other / MANIFEST).read_bytes()
+    try:
+        return (one / MANIFEST).read_bytes() == (other / MANIFEST).read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot compare {one} with {other}: {error}; run 'failwise store check' on both") from error
 
 
 def _remove(root: Path, name: str) -> None:
     # Renamed first: a directory that is half removed would look like a damaged episode.
     hidden = root / writing_name()
-    (root / name).rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        (root / name).rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 @dataclass

@@ -8,17 +8,19 @@ so that the leftovers of a killed writer can be told from the work of a living o
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from failwise.errors import StoreError
-from failwise.store.naming import META, SHARDS, WRITING
+from failwise.store.naming import LOCK, META, SHARDS, WRITING
 
 FOREIGN_LEFTOVER_AGE_S = 3600.0
 """Another host's writer counts as dead when its hidden directory has not changed for this long.
@@ -51,9 +53,9 @@ def publish(root: Path, name: str, files: Mapping[str, bytes]) -> bool:
         writing.mkdir()
         for file in sorted(files, key=lambda file: (file == META, file)):
             write_file(writing / file, files[file])
-        _sync_directory(writing)
+        sync_directory(writing)
         writing.rename(root / name)
-        _sync_directory(root)
+        sync_directory(root)
     except OSError as error:
         shutil.rmtree(writing, ignore_errors=True)
         # rename(2) replaces an empty directory, never one with files: the first writer wins without a lock.
@@ -130,7 +132,8 @@ def _signalled(pid: int) -> str | None:
     return "0"
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -148,3 +151,27 @@ def _remedy(error: OSError) -> str:
             return "the store's folder has gone; was it moved while episodes were being written?"
         case _:
             return "check the disk and run the same command again: what is already committed is kept"
+
+
+@contextmanager
+def locked(root: Path, shared: bool = False) -> Iterator[None]:
+    """Keep others from rearranging a store meanwhile: compacting, repairing and checking exclude each other.
+
+    Recording and reading need no lock. Where nothing can be written, nothing can be rearranged either.
+
+    Raises:
+        StoreError: somebody else is at it.
+    """
+    try:
+        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{root} is being packed, repaired or checked by another process; wait for it") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ from failwise.store.episode import StoredEpisode
 from failwise.store.index import MetaIndex
 from failwise.store.labels import Labels
 from failwise.store.naming import META, is_safe
-from failwise.store.shards import Shard, ShardPath, open_shards
+from failwise.store.shards import ShardPath, Shards
 from failwise.store.writer import EpisodeWriter
 from failwise.types import EpisodeMeta, FailureEvent, Outcome
 
@@ -48,8 +48,7 @@ class EpisodeStore:
             raise SetupError(f"no episode store at {self.path}: give a folder that 'failwise collect' wrote")
         self._index = MetaIndex(self.path)
         self._labels = Labels(self.path)
-        self._shards: list[Shard] = []
-        self._shard_of: dict[str, Shard] = {}
+        self._shards = Shards(self.path)
 
     def ids(self) -> list[str]:
         """The ids of all committed episodes, sorted, as they are on disk at this moment.
@@ -59,12 +58,12 @@ class EpisodeStore:
         """
         try:
             loose = [entry.name for entry in self.path.iterdir() if self._is_loose(entry.name)]
-            return sorted({*loose, *self._sharded()})
+            return sorted({*loose, *self._shards.by_episode()})
         except OSError as error:
             raise StoreError(f"cannot list the episode store {self.path}: {error.strerror or error}") from error
 
     def __contains__(self, episode_id: str) -> bool:
-        return self._is_loose(episode_id) or episode_id in self._sharded()
+        return self._is_loose(episode_id) or episode_id in self._shards.by_episode()
 
     def place(self, episode_id: str) -> Path | ShardPath:
         """Where an episode's files are.
@@ -74,20 +73,12 @@ class EpisodeStore:
         """
         if self._is_loose(episode_id):
             return self.path / episode_id
-        if (shard := self._sharded().get(episode_id)) is not None:
+        if (shard := self._shards.by_episode().get(episode_id)) is not None:
             return ShardPath(shard, episode_id)
         raise StoreError(f"{self.path}: no episode {episode_id!r} has been committed here")
 
     def _is_loose(self, episode_id: str) -> bool:
         return is_safe(episode_id) and (self.path / episode_id / META).is_file()
-
-    def _sharded(self) -> dict[str, Shard]:
-        """Episode id -> its shard, as the shards are at this moment."""
-        shards = open_shards(self.path)
-        if shards != self._shards:
-            self._shards = shards
-            self._shard_of = {name: shard for shard in shards for name in shard.ids}
-        return self._shard_of
 
     def __len__(self) -> int:
         return len(self.ids())
@@ -113,12 +104,13 @@ class EpisodeStore:
         Raises:
             StoreError: an episode's ``meta.json`` is damaged.
         """
-        sharded = self._sharded()
         ids = self.ids()
         for some in (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE)):
-            loose = {m.episode_id: m for m in self._index.metas(name for name in some if name not in sharded)}
+            loose = {m.episode_id: m for m in self._index.metas(some)}
+            # Looked up after the directories: an episode that is being packed is in one or in the other.
+            sharded = self._shards.by_episode() if len(loose) < len(some) else {}
             for name in some:
-                meta = sharded[name].meta(name) if name in sharded else loose.get(name)
+                meta = loose.get(name) or (sharded[name].meta(name) if name in sharded else None)
                 if (
                     meta is not None
                     and (env_id is None or meta.env_id == env_id)

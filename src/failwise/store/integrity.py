@@ -12,14 +12,15 @@ from pathlib import Path
 
 from failwise.errors import StoreError
 from failwise.store.consistency import Recorded, contradictions
-from failwise.store.durable import leftovers, remove_leftover
+from failwise.store.durable import leftovers, locked, remove_leftover
 from failwise.store.episode import StoredEpisode, read_meta
 from failwise.store.episode_store import EpisodeStore
-from failwise.store.naming import CHUNKS, EPISODE_FILES, MANIFEST, META, QUARANTINE, SHARDS, STEPS
-from failwise.store.shards import ShardPath, file_size, open_shard, shard_files, unpack
+from failwise.store.naming import CHUNKS, EPISODE_FILES, MANIFEST, QUARANTINE, SHARDS, STEPS
+from failwise.store.shards import NotAnArchiveError, Shard, ShardPath, file_size, shard_files, unpack
 from failwise.types import Outcome
 
 _IMAGES_AT_ONCE = 16
+_COPY = "its copy in a shard: "
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,21 @@ def check(store: EpisodeStore, every_image: bool = False) -> CheckResult:
         every_image: decode every image, too. Without it some of each camera are decoded: the checksums say
             that the bytes are those that were written.
     """
+    with locked(store.path, shared=True):
+        return _check(store, every_image)
+
+
+def _check(store: EpisodeStore, every_image: bool) -> CheckResult:
     outcomes: Counter[Outcome] = Counter()
     problems: list[Problem] = []
     sharded, unreadable = _sharded(store.path)
     problems += unreadable
-    places: list[Path | ShardPath] = [*_episode_directories(store.path), *sharded]
+    loose = _episode_directories(store.path)
+    names = {place.name for place in loose}
+    places: list[Path | ShardPath] = [*loose, *(place for place in sharded if place.name not in names)]
+    # Of an episode that is in both, as a stopped compaction leaves it, the directory counts; the copy has to be whole.
+    for copy in (place for place in sharded if place.name in names):
+        problems += [Problem(copy.name, f"{_COPY}{what}") for what in problems_of(copy, every_image)]
     for place in places:
         found = [Problem(place.name, what) for what in problems_of(place, every_image)]
         problems += found
@@ -108,18 +119,30 @@ def repair(store: EpisodeStore, every_image: bool = False) -> RepairResult:
     Raises:
         StoreError: the store cannot be written.
     """
-    result = check(store, every_image)
+    with locked(store.path):
+        return _repair(store, every_image)
+
+
+def _repair(store: EpisodeStore, every_image: bool) -> RepairResult:
+    result = _check(store, every_image)
     try:
-        quarantined = _unpack_damaged(store.path, result.damaged)
-        if quarantined:
-            result = check(store, every_image)
-        quarantined |= {name: _quarantine(store.path, name, result.problems) for name in result.damaged}
+        # Damaged directories first: a whole copy of theirs in a shard then has room to be unpacked.
+        quarantined = _quarantine_loose(store.path, result.problems)
+        aside = _unpack_damaged(store.path, result.damaged)
+        if aside:
+            quarantined |= aside | _quarantine_loose(store.path, _check(store, every_image).problems)
         for leftover in result.leftovers:
             remove_leftover(leftover)
     except OSError as error:
         raise StoreError(f"cannot repair {store.path}: {error.strerror or error} ({error.filename})") from error
     store.rebuild_index()
     return RepairResult(quarantined, result.leftovers)
+
+
+def _quarantine_loose(root: Path, problems: Sequence[Problem]) -> dict[str, Path]:
+    """Put aside the damaged episodes that have a directory of their own. Name -> where to."""
+    damaged = sorted({p.episode_id for p in problems if not p.what.startswith(_COPY)})
+    return {name: _quarantine(root, name, problems) for name in damaged if (root / name).is_dir()}
 
 
 def _quarantine(root: Path, name: str, problems: Sequence[Problem]) -> Path:
@@ -142,16 +165,18 @@ def _episode_directories(root: Path) -> list[Path]:
 
 
 def _sharded(root: Path) -> tuple[list[ShardPath], list[Problem]]:
-    """The episodes in shards that have no directory of their own, and the shards that cannot be opened."""
+    """The episodes in shards, and the shards that cannot be opened."""
     places: list[ShardPath] = []
     unreadable: list[Problem] = []
     for path in shard_files(root):
         try:
-            shard = open_shard(path)
+            shard = Shard(path)
         except StoreError as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # the system's trouble, not the shard's
             unreadable.append(Problem(f"{SHARDS}/{path.name}", str(error)))
         else:
-            places += [ShardPath(shard, name) for name in shard.ids if not (root / name / META).is_file()]
+            places += [ShardPath(shard, name) for name in shard.ids]
     return sorted(places, key=lambda place: place.name), unreadable
 
 
@@ -161,9 +186,9 @@ def _unpack_damaged(root: Path, damaged: Sequence[str]) -> dict[str, Path]:
     for path in shard_files(root):
         name = f"{SHARDS}/{path.name}"
         if name in damaged:
-            with suppress(StoreError):  # not even an archive: what it holds stays in quarantine with it
+            with suppress(NotAnArchiveError):  # what it holds stays in quarantine with it
                 unpack(root, path)
-        elif not set(open_shard(path).ids).isdisjoint(damaged):
+        elif not set(Shard(path).ids).isdisjoint(damaged):
             unpack(root, path)
         else:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
@@ -44,7 +45,9 @@ class Labels:
         try:
             with self._path.open("ab", buffering=0) as file:
                 torn = file.tell() > 0 and not self._path.read_bytes().endswith(b"\n")
-                file.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
+                content = (b"\n" if torn else b"") + json.dumps(line).encode() + b"\n"
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(

@@ -22,6 +22,7 @@ QUARANTINE = "quarantine"
 SHARDS = "shards"
 INDEX = ".index.jsonl"
 LABELS = "labels.jsonl"
+LOCK = ".lock"
 WRITING = ".writing--"
 
 # A file name may have 255 bytes; the rest is room for the suffixes that quarantine adds.
@@ -38,6 +39,11 @@ def video_file(camera: str) -> str:
 def is_safe(name: str) -> bool:
     """Whether a name is a file name everywhere: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 200 characters."""
     return len(name) <= _LONGEST and _SAFE.fullmatch(name) is not None
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name stays inside its directory."""
+    return bool(name) and name not in (".", "..") and not any(c in name for c in "/\\\0")
 
 
 def require_episode_id(name: str) -> None:

@@ -2,8 +2,8 @@
 
 A shard is an uncompressed ZIP archive, so any tool can open it, with the files of its episodes as they were written.
 Its last member is an index (the ids, then one line of JSON an episode: meta data, and where each file lies), and the
-archive's comment says where that is. So a shard is opened by one read, and a file of an episode is a slice of a memory
-map, which forked and threaded readers may share. A shard never changes after it was published by a rename.
+archive's comment says where that is, so that opening a shard and reading a file of an episode are one read each. A
+shard never changes after it was published by a rename.
 """
 
 from __future__ import annotations
@@ -11,27 +11,25 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import mmap
 import os
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from failwise.errors import StoreError
-from failwise.store.durable import publish, writing_name
-from failwise.store.naming import META, SHARDS
+from failwise.store.durable import publish, sync_directory, writing_name
+from failwise.store.naming import META, SHARDS, is_plain, is_safe
 from failwise.types import EpisodeMeta
 
 _FORMAT = "failwise-shard-1"
 _INDEX = "index.jsonl"
 _LONGEST_COMMENT = 65535 + 22  # of a ZIP archive, with the record that it follows
-_OPEN_SHARDS = 256
 
 
 class _Line(BaseModel):
@@ -43,10 +41,10 @@ class _Line(BaseModel):
 
 
 class Shard:
-    """An open shard. Hands out files without copying them, and reads an episode's meta data when they are asked for.
+    """A shard: where everything lies in it. It holds no open file: forks, threads and thousands of shards do no harm.
 
     Raises:
-        StoreError: not a shard, or damaged.
+        StoreError: not a shard, damaged, or not readable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,11 +56,13 @@ class Shard:
             comment = json.loads(tail[tail.rindex(b'{"failwise"') :])
             if comment["failwise"] != _FORMAT:
                 raise ValueError(f"of the unknown format {comment['failwise']!r}")
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             start, length = comment["index"]
-            head_end = self._map.find(b"\n", start, start + length) + 1
-            lengths: dict[str, int] = json.loads(self._map[start:head_end])
-            starts = itertools.accumulate(lengths.values(), initial=head_end)
+            file.seek(start)
+            head = file.readline(length)
+            lengths: dict[str, int] = json.loads(head)
+            if strange := [name for name in lengths if not is_safe(name)]:
+                raise ValueError(f"{strange[0]!r} cannot name an episode")
+            starts = itertools.accumulate(lengths.values(), initial=start + len(head))
             self._lines = {name: (at, n) for (name, n), at in zip(lengths.items(), starts, strict=False)}
 
     @property
@@ -78,28 +78,37 @@ class Shard:
         """File name -> (first byte, number of bytes) of an episode."""
         return self._line(episode_id).files
 
+    def content(self, episode_id: str, file: str) -> bytes:
+        """A file. Raises ``FileNotFoundError`` when the episode has no such file."""
+        try:
+            start, length = self.files(episode_id)[file]
+        except KeyError as error:
+            raise FileNotFoundError(f"{self.path}: no {episode_id}/{file}") from error
+        return self._bytes(start, length)
+
     def _line(self, episode_id: str) -> _Line:
-        at, length = self._lines[episode_id]
         with self._reading():
-            return _Line.model_validate_json(self._map[at : at + length])
+            line = _Line.model_validate_json(self._bytes(*self._lines[episode_id]))
+            if strange := [name for name in line.files if not is_plain(name)]:
+                raise ValueError(f"{strange[0]!r} cannot name a file")
+            return line
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        with self._reading(), self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        except OSError as error:  # of the system, which says nothing about the shard
+            raise StoreError(f"cannot read {self.path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
             what = (str(error).splitlines() or [""])[0][:120]
             raise StoreError(
                 f"{self.path}: damaged ({what}); run 'failwise store repair {self.path.parent.parent}'"
             ) from error
-
-    def content(self, episode_id: str, file: str) -> memoryview:
-        """The bytes of a file. Raises ``FileNotFoundError`` when the episode has no such file."""
-        try:
-            start, length = self.files(episode_id)[file]
-        except KeyError as error:
-            raise FileNotFoundError(f"{self.path}: no {episode_id}/{file}") from error
-        return memoryview(self._map)[start : start + length]
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,6 @@ class ShardPath:
     def parent(self) -> ShardPath | Path:
         """The episode of a file; the shard of an episode."""
         return ShardPath(self.shard, self.episode_id) if self.file else self.shard.path
-
-    @cached_property
-    def _content(self) -> memoryview:
-        return self.shard.content(self.episode_id, self.file)
 
     def __truediv__(self, file: str) -> ShardPath:
         return ShardPath(self.shard, self.episode_id, file)
@@ -151,20 +156,14 @@ class ShardPath:
         return self.shard.files(self.episode_id)[self.file][1]
 
     def read_bytes(self) -> bytes:
-        """A copy of the file."""
-        return bytes(self._content)
-
-    def buffer(self) -> Any:
-        """The file as an Arrow buffer, not copied."""
-        import pyarrow as pa
-
-        return pa.py_buffer(self._content)
+        """The file."""
+        return self.shard.content(self.episode_id, self.file)
 
     def open(self, mode: str = "rb") -> io.BytesIO:
         """The file for reading."""
         if mode != "rb":
             raise ValueError(f"a shard is only read, not opened with mode {mode!r}")
-        return io.BytesIO(self._content)
+        return io.BytesIO(self.read_bytes())
 
 
 def file_size(path: Path | ShardPath) -> int:
@@ -177,20 +176,31 @@ def shard_files(root: Path) -> list[Path]:
     return sorted((root / SHARDS).glob("*.zip"))
 
 
-def open_shards(root: Path) -> list[Shard]:
-    """The shards of a store, by name; those that are open already are not read again."""
-    return [open_shard(path) for path in shard_files(root)]
+class Shards:
+    """The shards of a store, opened once as long as their files do not change."""
 
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        # When the folder changed last, its shards by path and stamp, and each episode's shard: replaced as one.
+        self._state: tuple[int, dict[tuple[Path, int, int], Shard], dict[str, Shard]] = (-1, {}, {})
 
-def open_shard(path: Path) -> Shard:
-    """A shard, opened once as long as its file does not change. Raises ``StoreError`` for one that is damaged."""
-    status = path.stat()
-    return _open(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=_OPEN_SHARDS)
-def _open(path: Path, changed: int, size: int) -> Shard:
-    return Shard(path)
+    def by_episode(self) -> dict[str, Shard]:
+        """Episode id -> its shard, as the shards are at this moment."""
+        changed, opened, by_episode = self._state
+        try:
+            now = (self._root / SHARDS).stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        if now != changed:
+            kept = {}
+            for path in shard_files(self._root):
+                with suppress(FileNotFoundError):  # taken apart meanwhile
+                    status = path.stat()
+                    key = (path, status.st_mtime_ns, status.st_size)
+                    kept[key] = opened.get(key) or Shard(path)
+            by_episode = {name: shard for shard in kept.values() for name in shard.ids}
+            self._state = (now, kept, by_episode)
+        return by_episode
 
 
 def write_shard(root: Path, name: str, episodes: Sequence[Path]) -> Path:
@@ -202,17 +212,15 @@ def write_shard(root: Path, name: str, episodes: Sequence[Path]) -> Path:
     folder = root / SHARDS
     target, half = folder / f"{name}.zip", folder / f"{writing_name()}.zip.half"
     try:
-        folder.mkdir(exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            sync_directory(root)
         with half.open("xb") as sink:
             _write(sink, episodes)
             sink.flush()
             os.fsync(sink.fileno())
         half.rename(target)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(folder)
     except OSError as error:
         half.unlink(missing_ok=True)
         raise StoreError(f"cannot write {target}: {error.strerror or error}; the episodes are untouched") from error
@@ -246,8 +254,12 @@ def _append(archive: zipfile.ZipFile, name: str, content: bytes) -> int:
 
 
 def member_start(info: zipfile.ZipInfo) -> int:
-    """Where the content of a member that ``write_shard`` wrote begins."""
+    """Where the content of a member that was just written begins."""
     return info.header_offset + len(info.FileHeader(zip64=False))
+
+
+class NotAnArchiveError(StoreError):
+    """A shard that cannot be read even as an archive."""
 
 
 def unpack(root: Path, shard: Path) -> list[str]:
@@ -258,18 +270,33 @@ def unpack(root: Path, shard: Path) -> list[str]:
     alone.
 
     Raises:
-        StoreError: it is no archive any more, or the disk refused.
+        NotAnArchiveError: it is no archive any more.
+        StoreError: the disk refused; the shard is as it was.
     """
-    episodes: dict[str, dict[str, bytes]] = {}
-    try:
-        with zipfile.ZipFile(shard) as archive, shard.open("rb") as file:
-            for info in archive.infolist():
-                name, slash, part = info.filename.partition("/")
-                if slash:
-                    file.seek(member_start(info))
-                    episodes.setdefault(name, {})[part] = file.read(info.file_size)
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise StoreError(f"{shard}: cannot be unpacked ({error})") from error
-    for name, files in episodes.items():
+    done: list[str] = []
+    for name, files in _episodes_of(shard):
         publish(root, name, files)
-    return sorted(episodes)
+        done.append(name)
+    return done
+
+
+def _episodes_of(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each episode's files; the members of one lie together."""
+    try:
+        archive = zipfile.ZipFile(shard)
+    except zipfile.BadZipFile as error:
+        raise NotAnArchiveError(f"{shard}: cannot be unpacked ({error})") from error
+    with archive, shard.open("rb") as file:
+        members = sorted(archive.infolist(), key=lambda info: info.header_offset)
+        for name, group in itertools.groupby(members, lambda info: info.filename.partition("/")[0]):
+            found = {}
+            for info in group:
+                part = info.filename.partition("/")[2]
+                if is_safe(name) and is_plain(part):
+                    # By the lengths in the member's own header: those in the archive's directory may differ.
+                    file.seek(info.header_offset + 26)
+                    lengths = struct.unpack("<HH", file.read(4))
+                    file.seek(info.header_offset + 30 + sum(lengths))
+                    found[part] = file.read(info.file_size)
+            if found:
+                yield name, found

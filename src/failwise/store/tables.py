@@ -138,8 +138,8 @@ def facts(schema: Any) -> dict[str, Any]:
 
 
 def source(path: Path | ShardPath) -> Any:
-    """What Arrow opens to read a file: its path, or a view of its bytes inside a shard."""
-    return path if isinstance(path, Path) else pa.BufferReader(path.buffer())
+    """What Arrow opens to read a file: its path, or its bytes inside a shard."""
+    return path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
 
 
 @contextmanager

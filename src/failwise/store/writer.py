@@ -194,7 +194,7 @@ class EpisodeWriter:
             meta: ``n_steps``, ``n_frames`` and ``cameras`` must be what was recorded.
 
         Returns:
-            The directory of the episode that is in the store.
+            The episode's directory. Where another was first and was packed since, there is none.
 
         Raises:
             StoreError: ``meta`` contradicts itself or the record, or the disk refused; nothing is left
