@@ -37,6 +37,13 @@ def test_the_baseline_can_be_named(runs, capsys):
     assert "base is worse than new" in capsys.readouterr().out
 
 
+def test_episodes_of_a_run_that_was_stopped_early_are_tested_accordingly(runs, capsys):
+    (runs / "expert" / "stopped_early.json").write_text("{}")
+    assert main([f"base={runs / 'noise'}", f"new={runs / 'expert'}"]) == 0
+    assert "anytime-valid sign test" in capsys.readouterr().out
+    (runs / "expert" / "stopped_early.json").unlink()
+
+
 def test_planning_says_what_the_exact_power_says(capsys):
     assert main(["--plan", "5", "--discordant", "0.3"]) == 0
     assert f"{pairs_needed(0.05, 0.3)} pairs show a true difference of 5 points" in capsys.readouterr().out

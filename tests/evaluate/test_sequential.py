@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import beta
 
-from failwise.evaluate import compare, evaluate, run
+from failwise.evaluate import compare, evaluate, run, verdicts, was_stopped_early
 from failwise.evaluate import sequential as sq
 from failwise.evaluate import statistics as st
 from failwise.types import Outcome
@@ -176,3 +176,25 @@ def test_a_comparison_says_which_test_it_used() -> None:
     fixed, anytime = (compare(metas, "base", anytime=way).against[0].pooled for way in (False, True))
     assert (fixed.test, anytime.test) == ("exact McNemar", "anytime-valid sign test")
     assert anytime.difference.lower < fixed.difference.lower, "the price of being allowed to look"
+
+
+def test_one_arm_alone_runs_all_of_its_seeds(items, tmp_path) -> None:  # noqa: F811
+    found = evaluate(["tiny/reach"], {"good": "b"}, range(30), tmp_path, stop_early=True)
+    assert found.arm("good").pooled.n == 30
+
+
+def test_who_has_looked_keeps_the_test_that_allows_it(items, tmp_path) -> None:  # noqa: F811
+    arms = {"base": "a", "good": "b"}
+    evaluate(["tiny/reach"], arms, range(100), tmp_path, stop_early=True)
+    again = evaluate(["tiny/reach"], arms, range(100), tmp_path)
+    assert again.against[0].pooled.test == "anytime-valid sign test"
+    assert was_stopped_early(tmp_path)
+    assert not was_stopped_early(tmp_path / "elsewhere")
+
+
+def test_no_plan_is_made_for_a_test_that_is_not_planned_for() -> None:
+    metas = episodes({"base": {"x/y": "sf" * 20}, "a": {"x/y": "sf" * 20}})
+    fixed, anytime = (verdicts(compare(metas, "base", anytime=way))[0] for way in (False, True))
+    assert "power .8" in fixed
+    assert "power" not in anytime
+    assert anytime.startswith("Cannot tell a from base")

@@ -130,6 +130,22 @@ def test_videos_come_in_parts(site):
     assert get(url.replace("corner", "elsewhere"))[0] == 404
 
 
+def test_another_run_at_the_same_address_shows_its_own_pictures(site, tmp_path):
+    row = failed(site)
+    other = tmp_path / "episodes"
+    write_episode(EpisodeStore(other), row.arm, row.env_id, row.seed, Outcome.SUCCESS, reached=3, size=64)
+    app = make_app(other)
+    (name,) = EpisodeStore(other).ids()
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/"}
+    scope["path_params"] = {"store": 0, "episode": name, "camera": "corner"}
+    answer = app.state.explorer.video(Request(scope))
+    app.state.explorer.catalogue.close()
+    _, _, headers = get(f"{site.url}/episode/{row.store}/{row.id}/corner.mp4")
+    assert name == row.id
+    assert answer.headers["etag"] != headers["etag"]
+    assert headers["cache-control"] == "no-cache"
+
+
 def test_what_is_not_there_is_said(site):
     for path in (
         "/episode/1/nobody",
@@ -175,6 +191,8 @@ def test_foreign_names_of_this_machine_and_foreign_pages_are_shut_out(site):
     assert get(site.url, Host="evil.example")[0] == 400
     policy = get(site.url)[2]["content-security-policy"]
     assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "base-uri 'none'" in policy
     assert "unsafe" not in policy
     assert "http" not in policy
 

@@ -26,7 +26,7 @@ def test_a_recording_holds_every_step_look_and_condition(store, tmp_path, capsys
     reading = pytest.importorskip("rerun.chunk", reason="rerun is not installed, or is too old to read back")
     name = store.ids()[0]
     assert main([str(tmp_path / "run"), "--rerun", name]) == 0
-    path = tmp_path / "run" / "rerun" / f"{name}.rrd"
+    path = tmp_path / "run" / "rerun" / "episodes" / f"{name}.rrd"
     assert "1 recording;" in capsys.readouterr().out
     found: dict[str, dict[int, object]] = {}
     for chunk in reading.RrdReader(str(path)).stream().to_chunks():

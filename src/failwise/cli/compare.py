@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         return _plan(options.plan, options.discordant, 1 - options.confidence)
     if not options.runs:
         raise SetupError("name at least one folder with episodes, e.g. failwise compare base=runs/base new=runs/new")
-    from failwise.evaluate import compare, verdicts, write_comparison
+    from failwise.evaluate import compare, verdicts, was_stopped_early, write_comparison
 
     metas = [meta for run in options.runs for meta in _episodes(run)]
     baseline = options.baseline or metas[0].arm
@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
         raise DataError(
             f"all {len(metas)} episodes are of the arm {metas[0].arm!r}: there is nothing to compare it with"
         )
-    comparison = compare(metas, baseline, arms=asked or None, confidence=options.confidence)
+    folders = [Path(run.partition("=")[2] or run) for run in options.runs]
+    early = any(was_stopped_early(place) for folder in folders for place in (folder, folder.parent))
+    comparison = compare(metas, baseline, arms=asked or None, confidence=options.confidence, anytime=early)
     _table(comparison)
     print("\n".join(verdicts(comparison)))
     if options.out is not None:

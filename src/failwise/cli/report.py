@@ -57,8 +57,10 @@ def _export(options: Report) -> int:
         )
     out = options.out or options.run / "rerun"
     for store, name in track(asked, description="rerun"):
-        export_rerun(store.read(name), out / f"{name}.rrd")
-    print(f"{out}: {len(asked)} recording{'' if len(asked) == 1 else 's'}; open with: rerun {out}/*.rrd")
+        # By store as well: ids tell task, arm and seed, which two runs may share.
+        inside = store.path.relative_to(options.run)
+        export_rerun(store.read(name), out / inside / f"{name}.rrd")
+    print(f"{out}: {len(asked)} recording{'' if len(asked) == 1 else 's'}; open one with: rerun FILE")
     return 0
 
 

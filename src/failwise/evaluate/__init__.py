@@ -12,7 +12,7 @@ from failwise.evaluate.records import (
     TaskResult,
     Unpaired,
 )
-from failwise.evaluate.run import COMPARISON_FILE, EPISODES_FOLDER, evaluate, write_comparison
+from failwise.evaluate.run import COMPARISON_FILE, EPISODES_FOLDER, evaluate, was_stopped_early, write_comparison
 from failwise.evaluate.statistics import Interval
 from failwise.evaluate.verdict import Finding, finding, verdict, verdicts
 
@@ -34,5 +34,6 @@ __all__ = [
     "finding",
     "verdict",
     "verdicts",
+    "was_stopped_early",
     "write_comparison",
 ]

@@ -11,6 +11,8 @@ from failwise.errors import DataError
 from failwise.evaluate.statistics import Interval
 from failwise.types import Outcome, Provenance
 
+FIXED_TEST = "exact McNemar"
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,8 +77,8 @@ class PairedResult(_Record):
             interval, which is not adjusted for the number of arms.
         p_value: of the ``test``, two-sided. ``p_adjusted``: after Holm's correction over ``family`` tests: the
             pooled tests of all arms, or the tasks of one arm.
-        pairs_needed: about how many pairs would show ``target_difference`` with power .8 at this share of
-            discordant pairs.
+        pairs_needed: about how many pairs, their number fixed beforehand, would show ``target_difference`` with
+            power .8 at this share of discordant pairs.
     """
 
     n: int = Field(ge=1)
@@ -85,7 +87,7 @@ class PairedResult(_Record):
     both: int = Field(ge=0)
     neither: int = Field(ge=0)
     difference: Interval
-    test: str = "exact McNemar"
+    test: str = FIXED_TEST
     p_value: float = Field(ge=0, le=1)
     p_adjusted: float = Field(ge=0, le=1)
     family: int = Field(ge=1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COMPARISON_FILE = "comparison.json"
 ARMS_FILE = "arms.json"
+EARLY_FILE = "stopped_early.json"
 EPISODES_FOLDER = "episodes"
 
 
@@ -57,7 +58,8 @@ def evaluate(
         monitor: a detector's folder: each arm gets a twin, ARM+REACTION, that it watches on the same seeds.
         on_alarm: what happens at the first alarm of an episode: note, stop, recover or ask.
         stop_early: look after every tenth of the seeds and run no further what is decided; the test and the interval
-            are then those of ``failwise.evaluate.sequential``, which such looking does not spoil.
+            are then those of ``failwise.evaluate.sequential``, which such looking does not spoil. So they stay for
+            this folder: whoever has looked cannot go back to a test that forbids it.
 
     Raises:
         SetupError: no task, arm or seed, a seed named twice, an unknown baseline, or a folder where the name
@@ -74,9 +76,11 @@ def evaluate(
     order = [*plain, *(watched_arm(arm, on_alarm) for arm in plain if monitor)]
     said = {twin: f"{arms[arm]} watched by {monitor}" for twin, arm in twins.items()}
     _claim_folder(Path(out), {**arms, **said})
+    if stop_early:
+        _write(Path(out) / EARLY_FILE, json.dumps({"stop_early": True}) + "\n")
     metas: list[EpisodeMeta] = []
     running = order
-    looks = _looks(seeds) if stop_early else [seeds]
+    looks = _looks(seeds) if stop_early and len(order) > 1 else [seeds]
     for number, look in enumerate(looks, start=1):
         # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
         items = [
@@ -93,9 +97,14 @@ def evaluate(
                 break
             # A watched twin is judged by its plain arm's episodes: with twins, all arms go on together.
             running = order if twins else [first, *open_arms]
-    comparison = compare(metas, first, arms=order[1:], confidence=confidence, anytime=stop_early)
+    comparison = compare(metas, first, arms=order[1:], confidence=confidence, anytime=was_stopped_early(out))
     write_comparison(comparison, Path(out))
     return comparison
+
+
+def was_stopped_early(out: Path) -> bool:
+    """Whether the number of pairs in a folder may have depended on their outcomes: fixed tests are not valid there."""
+    return (Path(out) / EARLY_FILE).is_file()
 
 
 def undecided(metas: Sequence[EpisodeMeta], baseline: str, arms: Sequence[str], confidence: float) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from failwise.evaluate.records import ArmResult, Comparison, PairedResult
+from failwise.evaluate.records import FIXED_TEST, ArmResult, Comparison, PairedResult
 from failwise.evaluate.statistics import Interval, smallest_decisive_n
 
 
@@ -40,7 +40,8 @@ def verdict(arm: str, baseline: str, result: PairedResult) -> str:
     evidence = f"{points(result.difference)}, {_test(result)}, {pairs}"
     if found is not Finding.CANNOT_TELL:
         return f"{arm} is {found} than {baseline}: {evidence}."
-    return f"Cannot tell {arm} from {baseline}: {evidence}; {_plan(result)}."
+    plan = f"; {_plan(result)}" if result.test == FIXED_TEST else ""  # what is planned for is the fixed test
+    return f"Cannot tell {arm} from {baseline}: {evidence}{plan}."
 
 
 def verdicts(comparison: Comparison) -> list[str]:

@@ -32,7 +32,7 @@ def export_rerun(episode: StoredEpisode, path: Path) -> Path:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-    with rr.RecordingStream(APPLICATION, recording_id=meta.episode_id) as recording:
+    with rr.RecordingStream(APPLICATION, recording_id=f"{path.parent.resolve()}/{meta.episode_id}") as recording:
         recording.save(str(path))
         recording.send_recording_name(f"{meta.env_id} seed {meta.env_seed} {meta.arm}: {meta.outcome.value}")
 

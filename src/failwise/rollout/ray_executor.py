@@ -6,10 +6,12 @@ of them see. Only items and their results (an episode's meta data) travel throug
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +25,8 @@ _START_TIMEOUT_S = 300.0
 class _Actor:
     """Runs in a Ray worker. What an item raises travels back as Ray does it."""
 
-    def __init__(self, initializer: Callable[[], None] | None) -> None:
+    def __init__(self, initializer: Callable[[], None] | None, folder: str) -> None:
+        os.chdir(folder)  # relative paths mean the same here as where the run was started
         if initializer is not None:
             initializer()
 
@@ -71,6 +74,7 @@ class RayExecutor:
         self._timeout_s, self._max_attempts = item_timeout_s, max_attempts
         self._workers: list[_Worker] = []
         self._failed_starts = 0
+        self._mapping = False
         self._ray = _import_ray()
         self._owns = not self._ray.is_initialized()
         if self._owns:
@@ -93,18 +97,28 @@ class RayExecutor:
 
         What an item raises is raised here; other items under way are then lost.
         """
+        if self._mapping:
+            raise RuntimeError("one map at a time: exhaust or close the last iterator of this executor first")
+        self._mapping = True
         jobs = deque(Job(item) for item in items)
         open_jobs = len(jobs)
-        sent = self._ray.put(function)  # once, not with each item
         try:
+            sent = self._sent(function)  # once, not with each item
             while open_jobs:
                 self._employ(jobs, sent)
                 for result in self._wait(jobs):
                     open_jobs -= 1
                     yield result
         finally:
+            self._mapping = False
             for worker in [w for w in self._workers if w.job is not None]:  # abandoned in the middle
                 self._remove(worker)
+
+    def _sent(self, function: Callable[..., Any]) -> Any:
+        try:
+            return self._ray.put(function)
+        except Exception as error:  # whatever its pickling raises
+            raise SetupError(f"{function!r} cannot be sent to a Ray worker: {_last_line(error)}") from error
 
     def _employ(self, jobs: deque[Job], function: Any) -> None:
         """Give idle workers something to do, and start new ones while there is more to do than workers."""
@@ -115,7 +129,7 @@ class RayExecutor:
                 worker.deadline = time.monotonic() + (self._timeout_s or float("inf"))
         starting = sum(w.job is None and w.reference is not None for w in self._workers)
         while len(self._workers) < self._size and starting < len(jobs):
-            actor = self._kind.remote(self._initializer)
+            actor = self._kind.remote(self._initializer, str(Path.cwd()))
             self._workers.append(_Worker(actor, actor.ready.remote(), time.monotonic() + _START_TIMEOUT_S))
             starting += 1
 
@@ -141,14 +155,14 @@ class RayExecutor:
         except errors.RayTaskError as error:
             worker.job, worker.reference = None, None
             raise error.cause if isinstance(error.cause, Exception) else error from error
-        except errors.RayActorError as error:
+        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError) as error:
             if worker.job is None and (cause := _raised_at_start(error)):
                 raise SetupError(f"Ray workers cannot be set up: {cause}") from error
             yield from self._lose(worker, "died", jobs)
             return
-        except errors.RaySystemError as error:  # what was sent cannot be made again over there
+        except errors.RayError as error:  # what was sent cannot be made again over there, or the actor not be placed
             worker.job, worker.reference = None, None
-            raise SetupError(f"an item cannot be sent to a Ray worker: {_last_line(error)}") from error
+            raise SetupError(f"an item cannot be run by a Ray worker: {_last_line(error)}") from error
         job, worker.job, worker.reference = worker.job, None, None
         self._failed_starts = 0
         if job is not None:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections import OrderedDict
 from dataclasses import asdict, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -28,6 +29,7 @@ from failwise.errors import DataError, SetupError, StoreError
 from failwise.report.explorer.catalogue import PAGE, SORTS, Catalogue, Filter
 from failwise.report.explorer.curves import HEIGHT, WIDTH, curves
 from failwise.store import StoredEpisode
+from failwise.store.naming import MANIFEST
 from failwise.store.video import FPS, encode_video
 from failwise.types import FailureEvent
 
@@ -35,6 +37,7 @@ HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 POLICY = "; ".join(
     ["default-src 'none'", "img-src 'self' data:"]
     + [f"{what} 'self'" for what in ("media-src", "style-src", "script-src", "form-action")]
+    + ["frame-ancestors 'none'", "base-uri 'none'"]
 )
 VIDEOS_KEPT = 64
 THUMBNAIL = 160  # pixels
@@ -50,7 +53,7 @@ class Explorer:
     def __init__(self, root: Path) -> None:
         self.catalogue = Catalogue(root)
         self._token = secrets.token_urlsafe(16)  # of this process: a form on another site does not know it
-        self._videos: OrderedDict[tuple[int, str, str], bytes] = OrderedDict()
+        self._videos: OrderedDict[tuple[int, str, str, str], bytes] = OrderedDict()
         self._pages = Environment(
             loader=PackageLoader("failwise.report", "templates"),
             autoescape=select_autoescape(["html"]),
@@ -112,7 +115,7 @@ class Explorer:
     async def label(self, request: Request) -> Response:
         """Add a label, or take one back; then the episode again."""
         form = await request.form(max_files=0, max_fields=10)
-        if not secrets.compare_digest(str(form.get("token", "")), self._token):
+        if not secrets.compare_digest(str(form.get("token", "")).encode(), self._token.encode()):
             raise HTTPException(403, "this form is of another session: open the episode again")
         store, episode = self._episode(request)
         name, own = episode.meta.episode_id, self.catalogue.stores[store]
@@ -138,14 +141,13 @@ class Explorer:
                 said = "kept"
         except (ValueError, IndexError, ValidationError) as error:
             raise HTTPException(400, f"not labelled: {str(error).splitlines()[0]}") from error
-        self.catalogue.refresh()
         return RedirectResponse(f"/episode/{store}/{name}?said={said}#labels", status_code=303)
 
     def video(self, request: Request) -> Response:
         """One camera as mp4, one video frame a recorded look; parts of it for players that seek."""
         store, episode = self._episode(request)
         camera = request.path_params["camera"]
-        key = (store, episode.meta.episode_id, camera)
+        key = (store, episode.meta.episode_id, camera, _version(episode))
         content = self._videos.get(key)
         if content is None:
             try:
@@ -155,7 +157,7 @@ class Explorer:
             self._videos[key] = content
             while len(self._videos) > VIDEOS_KEPT:
                 self._videos.popitem(last=False)
-        return _ranged(request, content, "video/mp4")
+        return _ranged(request, content, "video/mp4", _version(episode))
 
     def thumbnail(self, request: Request) -> Response:
         """The last thing that the first camera saw, small."""
@@ -166,7 +168,7 @@ class Explorer:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80)
-        return Response(buffer.getvalue(), media_type="image/jpeg", headers={"cache-control": "max-age=86400"})
+        return Response(buffer.getvalue(), media_type="image/jpeg", headers={"cache-control": "no-store"})
 
     def static(self, request: Request) -> Response:
         """The style sheets and the script."""
@@ -272,12 +274,17 @@ def _filter(request: Request) -> Filter:
     page = given.pop("page", "1")
     if given.get("sort", "risk") not in SORTS:
         del given["sort"]
-    return Filter(**given, page=int(page) if page.isdigit() else 1)
+    return Filter(**given, page=int(page) if page.isdecimal() and page.isascii() else 1)
 
 
-def _ranged(request: Request, content: bytes, kind: str) -> Response:
+def _version(episode: StoredEpisode) -> str:
+    """Changes with what was recorded: the same address shows another episode once another run is served."""
+    return sha256((episode.path / MANIFEST).read_bytes()).hexdigest()[:16]
+
+
+def _ranged(request: Request, content: bytes, kind: str, version: str) -> Response:
     """The whole content, or the one range of bytes that was asked for (RFC 9110)."""
-    headers = {"accept-ranges": "bytes", "cache-control": "max-age=86400"}
+    headers = {"accept-ranges": "bytes", "cache-control": "no-cache", "etag": f'"{version}"'}
     asked = request.headers.get("range", "")
     if not asked.startswith("bytes=") or "," in asked:
         return Response(content, media_type=kind, headers=headers)

@@ -99,7 +99,7 @@ class Catalogue:
         self.stores = [EpisodeStore(path, create=False) for path in paths]
         self.names = [str(path.relative_to(root)) if path != root else root.resolve().name for path in paths]
         self._rows: dict[tuple[int, str], Row] = {}
-        self._lock = threading.Lock()
+        self._lock, self._refreshing = threading.Lock(), threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._stamps: list[tuple[int, ...]] = []
         self.refresh()
@@ -114,6 +114,10 @@ class Catalogue:
 
     def refresh(self) -> None:
         """Take in episodes and labels that came since the last time; costs little where nothing did."""
+        with self._refreshing:  # requests come in threads
+            self._refresh()
+
+    def _refresh(self) -> None:
         stamps = [_stamp(store.path) for store in self.stores]
         if stamps == self._stamps:
             return
