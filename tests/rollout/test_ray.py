@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from failwise.cli.options import executor_for
 from failwise.errors import SetupError
+from failwise.evaluate import evaluate
 from failwise.rollout import RolloutItem, collect, make_executor
 from failwise.rollout.jobs import WorkerFailure
 from failwise.store import EpisodeStore, check
@@ -112,21 +114,16 @@ def test_an_address_where_nobody_is_is_one_line(monkeypatch: pytest.MonkeyPatch)
         make_executor("ray", 2, address="auto")
 
 
-def test_collect_and_evaluate_take_ray_by_name(
-    shared: RayExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from failwise.cli import main
+def test_an_evaluation_is_that_of_the_process_pool_byte_for_byte(shared: RayExecutor, tmp_path: Path) -> None:
+    arms = {"noise": "random", "expert": "expert"}
+    found = evaluate(["tiny/reach"], arms, range(6), tmp_path / "ray", executor=shared)
+    assert found.against[0].pooled.won == 6
+    evaluate(["tiny/reach"], arms, range(6), tmp_path / "pool", workers=1)
+    assert content(tmp_path / "ray" / "episodes") == content(tmp_path / "pool" / "episodes")
 
-    shared.close()  # its workers hold the cluster's only two cores
-    where = ["--env", "tiny/reach", "--executor", "ray", "--workers", "1"]
-    assert main(["collect", *where, "--policy", "random", "--episodes", "3", "--out", str(tmp_path / "own")]) == 0
-    assert len(EpisodeStore(tmp_path / "own")) == 3
-    arms = ["--arms", "noise=random,expert=expert", "--seeds", "6"]
-    assert main(["evaluate", *where, *arms, "--out", str(tmp_path / "proof")]) == 0
-    assert "expert is better than noise: +100.0 points" in capsys.readouterr().out
-    assert main(["evaluate", "--env", "tiny/reach", "--workers", "1", *arms, "--out", str(tmp_path / "pool")]) == 0
-    assert content(tmp_path / "proof" / "episodes") == content(tmp_path / "pool" / "episodes")
-    assert (
-        main(["collect", "--env", "tiny/reach", "--policy", "random", "--out", str(tmp_path), "--ray-address", "x"])
-        == 2
-    )
+
+def test_the_command_line_takes_ray_by_name() -> None:
+    with executor_for("ray", 1, "") as executor:
+        assert isinstance(executor, RayExecutor)
+    with pytest.raises(SetupError, match="--ray-address is for --executor ray"), executor_for("processes", 1, "x"):
+        pass
