@@ -125,6 +125,19 @@ def test_the_failures_teach_the_failure_head_only(shared_layers):
     assert not torch.equal(mine["experts.out.weight"][1], theirs["experts.out.weight"][1])
 
 
+def test_sharing_layers_changes_nothing_for_the_success_head():
+    """So self-imitation (control C2) is the same policy, however cheap the other heads were made."""
+    policy = small_policy(expert_layers=2)
+    own, shared = (
+        train_heads(policy, OWN, None, judged(OWN), replace(OPTIONS, shared_layers=n), quiet=True).network.state_dict()
+        for n in (0, 1)
+    )
+    for name, mine in own.items():
+        first = (mine[0], shared[name][0]) if name.startswith("experts.") else (mine, shared[name])
+        assert torch.equal(*first), name
+    assert not torch.equal(own["experts.out.weight"][1], shared["experts.out.weight"][1])
+
+
 def test_demonstrations_share_the_success_heads_batch(monkeypatch):
     from failwise.learn import afil
 
