@@ -13,7 +13,7 @@ import pytest
 
 from failwise.errors import SetupError
 from failwise.rollout.executors import InProcess, ProcessPool
-from failwise.rollout.jobs import WorkerFailure
+from failwise.rollout.pool import WorkerFailure
 from failwise.rollout.progress import track
 
 from . import executor_items as items

@@ -12,7 +12,7 @@ from failwise.cli.options import executor_for
 from failwise.errors import SetupError
 from failwise.evaluate import evaluate
 from failwise.rollout import RolloutItem, collect, make_executor
-from failwise.rollout.jobs import WorkerFailure
+from failwise.rollout.pool import WorkerFailure
 from failwise.store import EpisodeStore, check
 
 ray = pytest.importorskip("ray", reason="Ray has no build for this Python")

@@ -72,7 +72,7 @@ def recover(
     Raises:
         SetupError: an environment has no expert.
     """
-    from failwise.rollout.jobs import WorkerFailure
+    from failwise.rollout.pool import WorkerFailure
     from failwise.rollout.progress import track
 
     store = EpisodeStore(out)

@@ -116,7 +116,7 @@ def collect(
     Raises:
         SetupError: two items have the same episode id, or the first of them cannot be set up.
     """
-    from failwise.rollout.jobs import WorkerFailure
+    from failwise.rollout.pool import WorkerFailure
     from failwise.rollout.progress import track
 
     if len({i.episode_id for i in items}) != len(items):
