@@ -16,7 +16,6 @@ compact VLA with two heads, whose costs do not depend on its weights.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.protocols import Context, Steering
 from failwise.steer import AFIL, BestOfN, Unsteered, sample
 from failwise.types import Observation
+from figures import announce
 
 
 def random_policy(shared_layers: int = 0) -> CompactVLA:
@@ -130,15 +130,15 @@ def main() -> None:
         print(f"  {name:38s} {1e3 * seconds:8.2f} ms")
     base_1, base_8 = found["unguided, 1 observation"], found["unguided, 8 observations"]
     figures = {
-        "guided_over_unguided_b1": round(found["guided, 1 observation"] / base_1, 3),
-        "guided_over_unguided_b8": round(found["guided, 8 observations"] / base_8, 3),
-        "exact_over_unguided_b1": round(found["guided at every step, 1 observation"] / base_1, 3),
-        "exact_over_unguided_b8": round(found["guided at every step, 8 observations"] / base_8, 3),
-        "shared_over_unguided_b1": round(found["guided, shared layers, 1 observation"] / base_1, 3),
-        "shared_over_unguided_b8": round(found["guided, shared layers, 8 observations"] / base_8, 3),
-        "best_of_8_over_1_b1": round(found["best of 8, 1 observation"] / base_1, 3),
+        "guided_over_unguided_b1": found["guided, 1 observation"] / base_1,
+        "guided_over_unguided_b8": found["guided, 8 observations"] / base_8,
+        "exact_over_unguided_b1": found["guided at every step, 1 observation"] / base_1,
+        "exact_over_unguided_b8": found["guided at every step, 8 observations"] / base_8,
+        "shared_over_unguided_b1": found["guided, shared layers, 1 observation"] / base_1,
+        "shared_over_unguided_b8": found["guided, shared layers, 8 observations"] / base_8,
+        "best_of_8_over_1_b1": found["best of 8, 1 observation"] / base_1,
     }
-    print(json.dumps({"benchmark": "guidance", "figures": figures}))
+    announce("guidance", figures)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ turns, so that a slow moment of the machine hits all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 
@@ -27,6 +26,7 @@ from failwise import registry
 from failwise.detect import Detector, Moment, Trace, make_detector
 from failwise.steer import Several, Unsteered, sample
 from failwise.types import EpisodeMeta, Outcome
+from figures import announce
 from guidance import medians, random_observations, random_policy
 
 WIDTHS = (256, 1024)
@@ -98,8 +98,8 @@ def chunk_figures(repeats: int) -> tuple[float, dict[str, float]]:
 
     found = medians({"plain": plain, "further": further, "separate": separate, "shared": shared}, repeats, 3)
     ratios = {
-        f"shared_over_separate_{SAMPLES}": round(found["shared"] / found["separate"], 3),
-        f"samples_over_none_{SAMPLES}": round(found["further"] / found["plain"], 3),
+        f"shared_over_separate_{SAMPLES}": found["shared"] / found["separate"],
+        f"samples_over_none_{SAMPLES}": found["further"] / found["plain"],
     }
     return 1e3 * found["plain"], ratios
 
@@ -121,13 +121,13 @@ def main() -> None:
         label = "" if width == WIDTHS[0] else f"_d{width}"
         for name, spent in time_updates(detectors, moments, arguments.rounds).items():
             p50, p99 = statistics.median(spent), float(np.quantile(spent, 0.99))
-            figures |= {f"{name}{label}_p50_ms": round(p50, 4), f"{name}{label}_p99_ms": round(p99, 4)}
+            figures |= {f"{name}{label}_p50_ms": p50, f"{name}{label}_p99_ms": p99}
             share = ""
             if not label:
-                figures[f"{name}_share_of_chunk"] = round(p50 / chunk_ms, 4)
+                figures[f"{name}_share_of_chunk"] = p50 / chunk_ms
                 share = f", {100 * p50 / chunk_ms:5.2f}% of a chunk"
             print(f"  {name:16s} D = {width:4d}: p50 {p50:7.3f} ms, p99 {p99:7.3f} ms{share}")
-    print(json.dumps({"benchmark": "monitor", "figures": figures}))
+    announce("monitor", figures)
 
 
 if __name__ == "__main__":

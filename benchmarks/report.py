@@ -11,7 +11,6 @@ serve_first_page_s   from starting the explorer on the same store to its first p
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -26,6 +25,7 @@ from failwise.evaluate import compare, write_comparison
 from failwise.report import write_report
 from failwise.report.explorer import make_app
 from failwise.store import EpisodeStore
+from figures import announce
 from store import CAMERAS, meta
 
 STEPS, LOOK_EVERY = 60, 8
@@ -106,10 +106,7 @@ def main() -> None:
         explorer.index(Request({"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/"}))
         figures["serve_first_page_s"] = time.perf_counter() - start
         explorer.catalogue.close()
-    for name, value in figures.items():
-        print(f"  {name:22s} {value:8.2f}")
-    rounded = {name: round(value, 3) for name, value in figures.items()}
-    print(json.dumps({"benchmark": "report", "episodes": arguments.episodes, "figures": rounded}))
+    announce("report", figures, table=True, episodes=arguments.episodes)
 
 
 if __name__ == "__main__":

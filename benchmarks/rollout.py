@@ -13,7 +13,6 @@ What is compared runs in turns, on the same layouts; workers have simulator and 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from failwise.rollout import RolloutItem, RolloutOptions, make_executor
 from failwise.rollout.collecting import environment, run_item
 from failwise.rollout.loop import run_episode
 from failwise.store import EpisodeStore
+from figures import announce
 
 ENV = "metaworld/pick-place"
 
@@ -95,13 +95,13 @@ def main() -> None:
         print(f"  {name:36s} {rate:8.1f} steps/s")
     one = median["one worker"]
     figures = {
-        "steps_per_s": round(one, 1),
-        "two_workers_over_one": round(median["two workers"] / one, 3),
-        "look_over_every_step": round(one / median["one worker, pictures at every step"], 3),
+        "steps_per_s": one,
+        "two_workers_over_one": median["two workers"] / one,
+        "look_over_every_step": one / median["one worker, pictures at every step"],
     }
     if "two workers on Ray" in median:
-        figures["ray_over_pool"] = round(median["two workers on Ray"] / median["two workers"], 3)
-    print(json.dumps({"benchmark": "rollout", "figures": figures}))
+        figures["ray_over_pool"] = median["two workers on Ray"] / median["two workers"]
+    announce("rollout", figures)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import tempfile
 import time
 from contextlib import closing
@@ -30,6 +29,7 @@ import numpy as np
 
 from failwise.rollout import make_executor
 from failwise.store import EpisodeStore
+from figures import announce
 from store import record
 
 WORKERS = (2, 16, 128, 1000)
@@ -93,10 +93,7 @@ def main() -> None:
     for workers in WORKERS:
         found = simulate(workers, 40 * workers, arguments.item_s, dispatch, NETWORK_OPERATIONS_PER_S)
         figures |= {f"{name}_{workers}": value for name, value in found.items()}
-    for name, value in figures.items():
-        print(f"  {name:24s} {value:10.3f}")
-    rounded = {name: round(value, 3) for name, value in figures.items()}
-    print(json.dumps({"benchmark": "scale", "item_s": arguments.item_s, "figures": rounded}))
+    announce("scale", figures, table=True, item_s=arguments.item_s)
 
 
 if __name__ == "__main__":

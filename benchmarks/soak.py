@@ -17,7 +17,6 @@ its workers, and started again until it is done.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -33,6 +32,7 @@ from pathlib import Path
 from failwise.cli.options import agent_for
 from failwise.rollout import RolloutItem, collect, make_executor
 from failwise.store import EpisodeStore, check
+from figures import announce
 
 MARK = "FAILWISE_SOAK"
 TASKS = ("tiny/push", "tiny/reach")
@@ -163,8 +163,8 @@ def main() -> None:
         counts["zombies"] += zombies()
     quarter = max(1, len(memory) // 4)
     growth = statistics.median(memory[-quarter:]) / statistics.median(memory[quarter : 2 * quarter] or memory)
-    figures = {**counts, "memory_mb": round(memory[-1], 1), "memory_growth": round(growth, 3)}
-    print(json.dumps({"benchmark": "soak", "minutes": arguments.minutes, "figures": figures}))
+    figures = {**counts, "memory_mb": memory[-1], "memory_growth": growth}
+    announce("soak", figures, minutes=arguments.minutes)
     wrong = [name for name in ("lost", "doubled", "unsound", "differing", "orphans", "zombies") if counts[name]]
     if wrong:
         sys.exit(f"soak: {', '.join(wrong)}")

@@ -12,12 +12,13 @@ Each figure is the median of fresh processes, interleaved.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from figures import announce
 
 VERBS = ("collect", "evaluate", "report", "detect", "diagnose", "store", "list", "doctor", "train", "improve", "demo")
 
@@ -44,7 +45,7 @@ def main() -> None:
         print(f"  {' '.join(['failwise', *name.split(), '--help']):26s} {taken:6.2f} s")
     figures = {"help_s": median[""], "slowest_verb_s": max(median[v] for v in VERBS)}
     figures |= {f"{verb}_help_s": median[verb] for verb in VERBS}
-    print(json.dumps({"benchmark": "startup", "figures": {k: round(v, 3) for k, v in figures.items()}}))
+    announce("startup", figures)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ LISTING = """
 import resource, sys, time
 from failwise.store import EpisodeStore
 from failwise.types import Outcome
+from figures import announce
 store = EpisodeStore(sys.argv[1], create=False)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 times = []
@@ -157,17 +158,7 @@ def main() -> None:
         figures["shard_list_100k_s"], _, figures["shard_filter_100k_s"], figures["shard_list_mb"] = listing(large)
         figures["shard_chunks_per_s"] = chunks(large, names, 1000)
     figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    for name, value in figures.items():
-        print(f"  {name:26s} {value:10.2f}")
-    print(
-        json.dumps(
-            {
-                "benchmark": "store",
-                "episodes": arguments.episodes,
-                "figures": {k: round(v, 3) for k, v in figures.items()},
-            }
-        )
-    )
+    announce("store", figures, table=True, episodes=arguments.episodes)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ tiny/reach, made on the fly, with two 96x96 cameras as on Meta-World. The policy
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -38,6 +37,7 @@ from failwise.learn.options import FitOptions
 from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import DEMOS
+from figures import announce
 
 HEADS = ("success", "failure")
 
@@ -212,7 +212,7 @@ def main() -> None:
         "level2_seconds_8_copies": [round(x, 1) for x in times[8]],
     }
     ratio = found["two heads, 24 + 8"] / found["one head, 32 observations"]
-    print(json.dumps({"benchmark": "train", "figures": {"dual_over_single": round(ratio, 3), **level2}}))
+    announce("train", {"dual_over_single": ratio, **level2})
 
 
 if __name__ == "__main__":

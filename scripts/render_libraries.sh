@@ -11,16 +11,11 @@ present() { # soname: the loader's cache, or a look at the places that it does n
 present libEGL.so.1 && present libOSMesa.so && exit 0
 
 line='apt-get update && apt-get install -y libegl1 libosmesa6'
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+. "$(dirname "$0")/apt.sh"
+if may_install; then
   echo "setup: installing libegl1 and libosmesa6, which rendering needs"
-  export DEBIAN_FRONTEND=noninteractive
-  log=$(mktemp)
-  trap 'rm -f "$log"' EXIT
   # Newer distributions dropped OSMesa; EGL alone is enough.
-  if { apt-get update -q && { apt-get install -y -q libegl1 libosmesa6 || apt-get install -y -q libegl1; }; } >"$log" 2>&1; then
-    present libEGL.so.1 && exit 0
-  fi
-  tail -n 15 "$log" >&2
+  { apt_install libegl1 libosmesa6 || apt_install libegl1; } && present libEGL.so.1 && exit 0
 fi
 present libEGL.so.1 || present libOSMesa.so && exit 0 # one of the two is enough
 cat >&2 <<TEXT
