@@ -11,7 +11,10 @@ def announce(benchmark: str, figures: Mapping[str, Any], table: bool = False, **
     """Print the last line of a benchmark, after a table of its figures where it printed none itself.
 
     Args:
-        benchmark: its name. figures: numbers, rounded here to four decimals. about: what they hold for.
+        benchmark: its name.
+        figures: what was measured; numbers are rounded here to four decimals.
+        table: print one.
+        **about: what the figures hold for.
     """
     if table:
         for name, value in figures.items():
