@@ -36,13 +36,13 @@ import numpy as np
 
 from failwise.store import EpisodeStore, check, compact, episode_id
 from failwise.types import EpisodeMeta, Outcome, StepRecord
+from figures import announce
 
 CAMERAS = {"corner": (96, 96), "gripper": (96, 96)}
 LISTING = """
 import resource, sys, time
 from failwise.store import EpisodeStore
 from failwise.types import Outcome
-from figures import announce
 store = EpisodeStore(sys.argv[1], create=False)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 times = []
