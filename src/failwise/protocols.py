@@ -54,6 +54,32 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class Arm(Protocol):
+    """An environment whose hand can be led: what failures on purpose and corrective moves need.
+
+    A hand pose is float64 (6,): x, y, z in metres in the robot's base frame, then roll, pitch, yaw in radians
+    (extrinsic xyz) away from the hand's usual orientation, so that it is about zero during a grasp from above.
+
+    Attributes:
+        axes: which of ``HAND_AXES`` its actions can move.
+        gripper: (index into the action, sign that closes), or None without a gripper.
+        workspace: low and high float64 (3,), metres: where the hand may be.
+    """
+
+    axes: tuple[str, ...]
+    gripper: tuple[int, float] | None
+    workspace: tuple[NDArray[Any], NDArray[Any]]
+
+    def hand(self) -> NDArray[Any]:
+        """Where the hand is, (6,)."""
+        ...
+
+    def nudge(self, error_6: NDArray[Any]) -> NDArray[Any]:
+        """The action (A,) that moves the hand by an error, as far as one step can; zeros for none, and the gripper 0."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """Anything that acts: observations in, one chunk each out."""
 

@@ -195,6 +195,10 @@ class EpisodeMeta(BaseModel):
         return self.outcome not in (Outcome.ERROR, Outcome.ABORTED)
 
 
+HAND_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+"""Of a hand pose (6,): metres, then radians."""
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """What an environment is, without making one step in it.

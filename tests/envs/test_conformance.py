@@ -301,6 +301,31 @@ class Crashing(TinyEnv):
         raise KeyError("qpos")
 
 
+class Backwards(TinyEnv):
+    def nudge(self, error_6: Any) -> Any:
+        return -super().nudge(error_6)
+
+
+class Drifting(TinyEnv):
+    def nudge(self, error_6: Any) -> Any:
+        return super().nudge(np.asarray(error_6) + 0.01)
+
+
+class Reckless(TinyEnv):
+    def nudge(self, error_6: Any) -> Any:
+        return 3.0 * super().nudge(error_6)
+
+
+def with_arm(**changes: Any) -> Callable[[], TinyEnv]:
+    def build() -> TinyEnv:
+        env = make("reach")
+        for name, value in changes.items():
+            setattr(env, name, value)
+        return env
+
+    return build
+
+
 REACH = "move to the red disc"
 BREAKS: list[tuple[Callable[[], TinyEnv], str]] = [
     (with_spec(env_id="reach"), r"spec\.env_id is 'reach'; expected 'suite/task'"),
@@ -354,6 +379,11 @@ BREAKS: list[tuple[Callable[[], TinyEnv], str]] = [
     (lambda: TrustsActions("push"), r"an action that is NaN took it without a word"),
     (lambda: OneWording("push"), r"reset\(options=.* tells 'push the puck into the goal circle'; expected that"),
     (lambda: StickyWording("push"), r"the instruction of an earlier episode stays"),
+    (lambda: Backwards("push"), r"after 25 steps of nudge\(\) along x, .* are left"),
+    (lambda: Drifting("push"), r"nudge\(zeros\(6\)\) is .*; expected zeros"),
+    (lambda: Reckless("push"), r"nudge\(\) along x gave .* outside the action bounds"),
+    (with_arm(axes=("x", "up")), r"axes names 'up'"),
+    (with_arm(gripper=(3, 1.0)), r"gripper is \(3, 1\.0\)"),
     (lambda: Crashing("push"), r"snapshots: raised KeyError: 'qpos'; expected no exception\. Fix .*test_conformance"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from failwise.envs.conformance.arm import check_arm
 from failwise.envs.conformance.behaviour import CHECKS
 from failwise.envs.conformance.returns import check_returns
 from failwise.envs.conformance.spec import check_spec
@@ -30,7 +31,7 @@ def check_env(env: Environment) -> list[str]:
     first = list(_run(check_returns, env))
     if first:
         return first
-    return [problem for check in CHECKS for problem in _run(check, env)]
+    return [problem for check in (*CHECKS, check_arm) for problem in _run(check, env)]
 
 
 def assert_conforms(env: Environment) -> None:

@@ -46,6 +46,7 @@ _WITHOUT_DISTANCES = frozenset({"assembly", "box-close", "disassemble", "hammer"
 _NEAR_OBJECT_M = 0.05
 _NEAR_GOAL_M = 0.12
 _IN_PLACE = 0.5
+_SERVO_GAIN = 25.0  # action units a metre: as upstream's experts, which neither overshoot nor dawdle
 
 
 @cache
@@ -98,6 +99,9 @@ class MetaWorldEnv:
             raise SetupError(f"metaworld step_limit must be 1 to 500, not {step_limit}")
         self._env = _upstream(task)
         self._task = task
+        self.axes = ("x", "y", "z")
+        self.gripper = (3, 1.0)
+        self.workspace = (np.array(self._env.mocap_low, np.float64), np.array(self._env.mocap_high, np.float64))
         words = wordings()[task]
         self.spec = EnvSpec(
             env_id=f"metaworld/{task}",
@@ -178,6 +182,15 @@ class MetaWorldEnv:
             "object": np.array(self._raw[4:7], np.float64),
             "goal": np.array(self._env._target_pos, np.float64),
         }
+
+    def hand(self) -> NDArray[np.float64]:
+        """Where the hand is, (6,): metres in the world's frame; it never turns."""
+        return np.concatenate([np.asarray(self._raw[:3], np.float64), np.zeros(3)])
+
+    def nudge(self, error_6: NDArray[Any]) -> NDArray[np.float32]:
+        """The action (4,) that moves the hand by an error, as far as one step can; the gripper's part is 0."""
+        motion = np.clip(_SERVO_GAIN * np.asarray(error_6)[:3], -1.0, 1.0)
+        return np.append(motion, 0.0).astype(np.float32)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """Everything that the next step depends on, as arrays.

@@ -32,8 +32,10 @@ from failwise.envs.tiny.world import (
     DT_S,
     GOAL_RADIUS,
     GRIP_RADIUS,
+    HALF,
     PUCK_RADIUS,
     ROBOT_RADIUS,
+    TOP_SPEED,
     Command,
     World,
     grip_disc,
@@ -121,6 +123,9 @@ class TinyEnv:
             control_hz=1 / DT_S,
             has_expert=True,
         )
+        self.axes = ("x", "y")
+        self.gripper = (2, 1.0)
+        self.workspace = (np.array([-HALF, -HALF, 0.0]), np.array([HALF, HALF, 0.0]))
         self._world = World()
         self._instruct(self.spec.instruction)
         self._version = 0  # counts every change: pictures of an older one are stale
@@ -185,6 +190,15 @@ class TinyEnv:
         """The scripted expert's action (3,). It sees the full state."""
         command = reach_expert(self._world, self._target) if self._task == "reach" else push_expert(self._world)
         return np.clip(np.array(command, np.float32), -1.0, 1.0)
+
+    def hand(self) -> NDArray[np.float64]:
+        """Where the robot is, (6,): x and y in metres on the table; the rest is 0."""
+        return np.array([*self._world.robot, 0.0, 0.0, 0.0, 0.0])
+
+    def nudge(self, error_6: NDArray[Any]) -> NDArray[np.float32]:
+        """The action (3,) that moves the robot by an error, as far as one step can; the gripper's part is 0."""
+        x, y = np.clip(np.asarray(error_6)[:2] / (TOP_SPEED * DT_S), -1.0, 1.0)
+        return np.array([x, y, 0.0], np.float32)
 
     def layout(self) -> dict[str, NDArray[np.float64]]:
         """Positions (3,) in metres of ``hand``, ``object`` and ``goal``: no policy sees them."""
