@@ -75,7 +75,7 @@ class Arm(Protocol):
         ...
 
     def nudge(self, error_6: NDArray[Any]) -> NDArray[Any]:
-        """The action (A,) that moves the hand by an error, as far as one step can; zeros for none, and the gripper 0."""
+        """The action (A,) that moves the hand by an error, as far as one step can: zeros for none. The gripper is 0."""
         ...
 
 

@@ -41,12 +41,12 @@ def check_arm(env: Environment) -> Iterator[str]:
         for _ in range(_STEPS):
             action = np.asarray(env.nudge(goal - env.hand()), np.float32)
             if (action < low - 1e-6).any() or (action > high + 1e-6).any():
-                yield f"nudge() along {axis} gave {action.tolist()}, outside the action bounds. Clip in nudge()"
+                yield f"nudge() along {axis} gave {action.tolist()}, outside the action bounds. Fix: clip in nudge()"
                 return
             env.step(action)
         left = abs(goal[index] - env.hand()[index])
         if left > 0.25 * before:
             yield (
-                f"after {_STEPS} steps of nudge() along {axis}, {left:.3f} of {before:.3f} are left; expected less than "
-                "a quarter. Fix the scale or the sign in nudge(), or the frame of hand()"
+                f"after {_STEPS} steps of nudge() along {axis}, {left:.3f} of {before:.3f} are left; expected "
+                "less than a quarter. Fix the scale or the sign in nudge(), or the frame of hand()"
             )
