@@ -1,8 +1,8 @@
 """Which environment seed may be used for what, disjoint by construction: no test layout was seen before.
 
 A seed is a layout: the same seed gives the same episode, distinct seeds give distinct ones. So
-demonstrations, own episodes, selection and proof draw from four ranges that cannot meet. ``claim`` hands out
-seeds inside one range and refuses to leave it; ``refuse_overlap`` guards seeds that a user names by hand.
+demonstrations, own episodes, selection, proof and failures on purpose draw from ranges that cannot meet. ``claim``
+hands out seeds inside one range and refuses to leave it; ``refuse_overlap`` guards seeds that a user names by hand.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ DEMOS = SeedRange("demos", 0)
 COLLECT = SeedRange("collect", 100_000)
 VALIDATION = SeedRange("validation", 200_000)
 TEST = SeedRange("test", 300_000)
-RANGES = (DEMOS, COLLECT, VALIDATION, TEST)
+GENERATE = SeedRange("generate", 400_000)
+RANGES = (DEMOS, COLLECT, VALIDATION, TEST, GENERATE)
 
 
 def parse_seeds(text: str, home: SeedRange = TEST) -> range:

@@ -26,6 +26,7 @@ def test_the_ranges_are_where_the_documentation_says() -> None:
         ("collect", 100_000),
         ("validation", 200_000),
         ("test", 300_000),
+        ("generate", 400_000),
     ]
 
 

@@ -21,6 +21,7 @@ from failwise.errors import FailwiseError, UnknownNameError
 VERBS = {
     "collect": "run a policy (or the scripted expert) and record its episodes",
     "train": "turn recorded episodes into a policy or another model: failwise train METHOD",
+    "generate": "make failures on purpose in the simulator, with verified recoveries",
     "improve": "the whole job: collect, learn from failures, choose on validation seeds, prove on test seeds",
     "evaluate": "compare policies and agents on paired seeds",
     "compare": "is B better than A, from episodes that are there already",

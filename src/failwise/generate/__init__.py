@@ -1,5 +1,13 @@
-"""Failures made useful: the same failed state again, and a recovery from it that was seen to work."""
+"""Failures and the ways out of them: made on purpose from an expert's plans, or found in own episodes."""
 
-from failwise.generate.recoveries import RecoveryItem, recover
+from failwise.generate.attempts import Attempt, coverage, read_attempts
+from failwise.generate.cells import Cell, Request, cells_of, possible_modes, read_requests
+from failwise.generate.corrections import Correction
+from failwise.generate.failures import GenerateOptions, generate
+from failwise.generate.modes import MODES, Perturbation
+from failwise.generate.recoveries import RecoveryItem, recover, run_recovery
 
-__all__ = ["RecoveryItem", "recover"]
+__all__ = [
+    "MODES", "Attempt", "Cell", "Correction", "GenerateOptions", "Perturbation", "RecoveryItem", "Request", "cells_of",
+    "coverage", "generate", "possible_modes", "read_attempts", "read_requests", "recover", "run_recovery",
+]  # fmt: skip

@@ -1,0 +1,139 @@
+"""``failwise generate``: failures on purpose, each with verified ways out of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from failwise.cli.options import parse, writable_folder
+from failwise.errors import SetupError, UnknownNameError
+
+if TYPE_CHECKING:
+    from failwise.generate import Cell, Request
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Change one thing in an expert's plan, keep what then fails, and search verified recoveries.
+
+    The same command resumes; with other numbers or cells it adds to what is there.
+    """
+
+    env: str
+    """Tasks, e.g. metaworld/pick-place,peg-insert-side. They need an expert, snapshots and a hand that can be led."""
+    out: Path
+    """Folder for episodes, recoveries, attempts.jsonl and coverage.json."""
+    modes: str = ""
+    """Comma-separated, e.g. translation,noop,slip,early_release. Default: all that each task can do."""
+    episodes: int = 100
+    """Failures with a verified recovery a task, spread evenly over the modes and over each mode's axes and stages."""
+    stages: str = ""
+    """Only in these stages, comma-separated; a stage is named by the success condition that ends it. Default: all."""
+    axes: str = ""
+    """Only along these: x, y, z, roll, pitch, yaw. Default: all along which the task's hand moves."""
+    spec: Path | None = None
+    """YAML list of requests, in place of --modes, --episodes, --stages and --axes:
+    - {mode: slip, episodes: 20, stages: [near_goal], axes: [x], magnitude: [6, 12]}."""
+    corrections: int = 3
+    """Steps of a failed episode from which recoveries are searched, at most."""
+    look_every: int = 2
+    """Record a picture every so many steps of what is kept; 0: none."""
+    patience: int = 6
+    """Attempts for each failure wanted, after which a cell is left as it is."""
+    offset: int = 0
+    """Skip so many of the layouts that are reserved for failures on purpose: held-out ones take another offset."""
+    workers: int = 2
+    """Worker processes."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check everything, make the failures, and show what there is."""
+    asked = parse(Generate, argv, "generate")
+    for name, value, least in (
+        ("--episodes", asked.episodes, 1), ("--corrections", asked.corrections, 1), ("--patience", asked.patience, 1),
+        ("--look-every", asked.look_every, 0), ("--offset", asked.offset, 0), ("--workers", asked.workers, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise SetupError(f"{name} must be at least {least}, not {value}")
+    if asked.spec is not None and (asked.modes or asked.stages or asked.axes):
+        raise SetupError("--spec says which modes, stages and axes; leave out --modes, --stages and --axes")
+
+    from failwise.envs import parse_env_ids
+    from failwise.generate import GenerateOptions, cells_of, coverage, generate
+    from failwise.rollout.collecting import environment
+
+    env_ids = parse_env_ids(asked.env)
+    cells = [cell for env_id in env_ids for cell in cells_of(environment(env_id), _requests(asked, env_id))]
+    writable_folder(asked.out)
+    options = GenerateOptions(
+        corrections=asked.corrections, look_every=asked.look_every, patience=asked.patience, offset=asked.offset,
+        workers=asked.workers,
+    )  # fmt: skip
+    attempts = generate(cells, asked.out, options)
+    rows = coverage(cells, attempts)
+    table(rows)
+    summary = [cell.model_dump(mode="json") | {"found": dict(found)} for cell, found in rows]
+    (asked.out / "coverage.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return _summary(asked.out, rows)
+
+
+def _requests(asked: Generate, env_id: str) -> list[Request]:
+    from failwise.generate import MODES, Request, possible_modes, read_requests
+    from failwise.rollout.collecting import environment
+
+    if asked.spec is not None:
+        return read_requests(asked.spec)
+    axes, stages = _names(asked.axes), _names(asked.stages)
+    modes = _names(asked.modes) or tuple(possible_modes(environment(env_id), stages))
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise UnknownNameError("failure mode", unknown[0], MODES)
+    return [
+        Request(
+            mode=mode,
+            episodes=asked.episodes // len(modes) + (number < asked.episodes % len(modes)),
+            axes=axes if MODES[mode].axes else (),
+            stages=stages,
+        )
+        for number, mode in enumerate(modes)
+    ]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def table(rows: Sequence[tuple[Cell, Mapping[str, int]]]) -> None:
+    """Show a row a cell: what was wanted, what is there, and what became of the other attempts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="failures with a verified recovery")
+    columns = ("kept", "wanted", "recoveries", "harmless", "unmended", "no plan", "errors")
+    for name in ("task", "mode", "axis", "stage"):
+        shown.add_column(name, overflow="fold")
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for cell, n in rows:
+        others = (n["corrections"], n["harmless"], n["unmended"], n["no_plan"] + n["inapplicable"], n["error"])
+        row = (cell.env_id.split("/", 1)[1], cell.mode, cell.axis, cell.stage, str(n["kept"]), str(cell.wanted))
+        shown.add_row(*row, *map(str, others), style="" if n["kept"] >= cell.wanted else "yellow")
+    # Not a terminal: no folding to 80 columns, every row stays one line.
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def _summary(out: Path, rows: Sequence[tuple[Cell, Mapping[str, int]]]) -> int:
+    """One line on what is there, and where to go on; 1 when nothing is."""
+    kept, wanted = sum(n["kept"] for _, n in rows), sum(cell.wanted for cell, _ in rows)
+    verified = sum(n["corrections"] for _, n in rows)
+    short = [cell for cell, n in rows if n["kept"] < cell.wanted]
+    print(f"{kept} failures with {verified} verified recoveries in {out}, of {wanted} failures wanted")
+    if short:
+        print(
+            f"{len(short)} of {len(rows)} cells have fewer than wanted (yellow); the same command with a higher "
+            "--patience tries more layouts"
+        )
+    return 0 if kept else 1

@@ -1,0 +1,71 @@
+"""What came of every attempt, one line each, and the coverage that follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from failwise.errors import StoreError
+from failwise.generate.cells import Cell
+
+FILE = "attempts.jsonl"
+Result = Literal["kept", "unmended", "harmless", "inapplicable", "no_plan", "error"]
+
+
+class Attempt(BaseModel):
+    """What came of one perturbation of one layout.
+
+    Attributes:
+        env_id, cell, seed: which. corrections: how many were verified. error: one line.
+        result: "kept" failed, and has a verified recovery; "unmended" failed, and none was found; "harmless" succeeded
+            all the same; "inapplicable" where the plan has no such stage, or nothing to change in it; "no_plan" where
+            the expert itself fails; "error" where the simulator did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    env_id: str
+    cell: str
+    seed: int
+    result: Result
+    corrections: int = 0
+    error: str = ""
+
+
+def append(out: Path, attempts: Sequence[Attempt]) -> None:
+    """Write some attempts down."""
+    with (out / FILE).open("a", encoding="utf-8") as file:
+        file.write("".join(attempt.model_dump_json() + "\n" for attempt in attempts))
+
+
+def read_attempts(out: Path) -> list[Attempt]:
+    """Every attempt written down in a folder. A line cut off by a kill is dropped: its attempt is made again.
+
+    Raises:
+        StoreError: a line is no attempt.
+    """
+    path = out / FILE
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]), encoding="utf-8")
+        lines = lines[:-1]
+    try:
+        return [Attempt.model_validate(json.loads(line)) for line in lines]
+    except (ValueError, ValidationError) as error:
+        raise StoreError(f"{path} holds a line that is no attempt ({' '.join(str(error).split())[:120]})") from error
+
+
+def coverage(cells: Sequence[Cell], attempts: Sequence[Attempt]) -> list[tuple[Cell, Mapping[str, int]]]:
+    """How often each result came of each cell, and under "corrections" how many were verified."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for attempt in attempts:
+        tally = counts.setdefault((attempt.env_id, attempt.cell), Counter())
+        tally[attempt.result] += 1
+        tally["corrections"] += attempt.corrections
+    return [(cell, counts.get((cell.env_id, cell.name), Counter())) for cell in cells]

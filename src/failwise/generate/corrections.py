@@ -1,0 +1,117 @@
+"""Corrective moves out of a failure, each executed and verified: FailSafe's dA, searched on branches.
+
+FailSafe (arXiv 2510.01642) takes a pose P_d of the failed way and a pose P_c of a correct one, moves by dA = P_c - P_d,
+lets the expert go on, and keeps dA only if the task now succeeds; each try replays the episode from its start. Here a
+try begins from the simulation's state at P_d itself, which is exact and costs no replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from failwise.generate.plan import ArmEnvironment, Run, closing_commands, with_gripper
+from failwise.types import HAND_AXES
+
+Way = Literal["expert", "correct", "none"]
+AHEAD = 15  # steps of the expert's own way out that one corrective move stands for
+MOVE_STEPS = 25  # that a corrective move may take
+NEAR_M, NEAR_RAD = 0.01, 0.05  # at which a move has arrived
+
+
+class Correction(BaseModel):
+    """A corrective move that was executed, and after which the task succeeded.
+
+    Attributes:
+        at: step of the failed episode at which it begins. hand: P_d (6,), the pose there.
+        delta: dA (7,): metres and radians as in a hand pose, then the gripper, -1 open to 1 closed.
+        way: where P_c comes from: "expert", the expert's way out from P_d; "correct", a random pose of the correct way.
+        moved: steps that the move took. after: steps that the expert then needed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    at: int
+    hand: tuple[float, ...]
+    delta: tuple[float, ...]
+    way: Way
+    moved: int
+    after: int
+
+
+def move(env: ArmEnvironment, run: Run, target_6: NDArray[Any], closing: float, steps: int = MOVE_STEPS) -> Run:
+    """Lead the hand to a pose, until it is there or for at most so many steps; extends and returns the run."""
+    goal = np.asarray(target_6, np.float64)
+    moved = np.array([axis in env.axes for axis in HAND_AXES])
+
+    def act() -> NDArray[Any] | None:
+        error = np.where(moved, goal - env.hand(), 0.0)
+        if len(run) > start and np.linalg.norm(error[:3]) < NEAR_M and np.linalg.norm(error[3:]) < NEAR_RAD:
+            return None
+        return with_gripper(env, env.nudge(error), closing)
+
+    start = len(run)
+    return run.proceed(env, act, steps)
+
+
+def inside(env: ArmEnvironment, target_6: NDArray[Any]) -> bool:
+    """Whether a pose lies in the workspace."""
+    low, high = env.workspace
+    return bool(np.all(target_6[:3] >= low - NEAR_M) and np.all(target_6[:3] <= high + NEAR_M))
+
+
+def search(
+    env: ArmEnvironment,
+    failed: Run,
+    correct: Run | None,
+    at: int,
+    random: np.random.Generator,
+    *,
+    tries: int = 4,
+    limit: int = 150,
+) -> tuple[Correction, Run] | None:
+    """A verified corrective move at one step of a failed run, and what happened after it; None where none was found.
+
+    Args:
+        env: of the run.
+        failed: with the simulation's states.
+        correct: a successful way on the same layout, if known.
+        at: P_d's step.
+        random: draws P_c.
+        tries: poses of the correct way that are tried, after the expert's own way.
+        limit: steps that the expert gets after the move.
+    """
+    hand = failed.hands[at]
+    for way, target, closing in _candidates(env, failed, correct, at, random, tries, limit):
+        if not inside(env, target):
+            continue
+        run = move(env, Run.begin(env, env.restore(failed.snapshots[at])), target, closing)
+        moved = len(run)
+        run.proceed(env, env.expert, limit)
+        if run.first_success is not None:
+            delta = (*map(float, target - hand), float(closing))
+            found = Correction(
+                at=at, hand=tuple(map(float, hand)), delta=delta, way=way, moved=moved, after=len(run) - moved
+            )
+            return found, run
+    return None
+
+
+def _candidates(
+    env: ArmEnvironment, failed: Run, correct: Run | None, at: int, random: np.random.Generator, tries: int, limit: int
+) -> Iterator[tuple[Way, NDArray[np.float64], float]]:
+    out = Run.begin(env, env.restore(failed.snapshots[at]), keep=False).proceed(env, env.expert, limit)
+    if out.first_success is not None:
+        closing = closing_commands(env, out.actions)
+        # Up to the first change of the gripper: one move cannot stand for a grasp.
+        changes = np.flatnonzero(np.sign(closing[1:]) != np.sign(closing[:-1])) + 1
+        ahead = min(AHEAD, len(out), *(int(c) for c in changes[:1] if c > 2))
+        yield "expert", out.hands[ahead], float(np.sign(closing[ahead - 1]))
+    if correct is not None and len(correct) > 14:
+        closing = closing_commands(env, correct.actions)
+        for _ in range(tries):
+            chosen = int(random.integers(10, len(correct) - 3))
+            yield "correct", correct.hands[chosen], float(np.sign(closing[chosen]))

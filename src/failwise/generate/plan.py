@@ -1,0 +1,210 @@
+"""The way of the expert through one layout, stage by stage: what a perturbation changes, and how it is executed.
+
+FailSafe (arXiv 2510.01642) perturbs one pose of a motion plan, which is then executed without looking again. Experts
+here look at every step, and would mend what was done to them; so their successful way is recorded once and followed
+like a plan: its actions as they were, plus what brings the hand back to where the plan wants it. Without a
+perturbation that repeats the recorded way bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.errors import SetupError
+from failwise.protocols import Arm, Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from failwise.types import Observation
+
+Snapshot = dict[str, NDArray[Any]]
+SETTLE = 10  # steps that a failure gets after the last planned action: delayed ones count, and so do late successes
+
+
+class ArmEnvironment(Environment, Arm, Protocol):
+    """An environment with a hand that can be led. For type checkers."""
+
+
+def arm_of(env: Environment) -> ArmEnvironment:
+    """The environment itself, once it is clear that its hand can be led and that it has an expert.
+
+    Raises:
+        SetupError: one of the two is missing.
+    """
+    name = env.spec.env_id
+    if not env.spec.has_expert:
+        raise SetupError(f"{name} has no expert, so failures on purpose and their recoveries cannot be made there")
+    if not isinstance(env, Arm):
+        raise SetupError(
+            f"{name} has no hand that can be led (hand, nudge, axes, gripper, workspace of failwise.protocols.Arm), "
+            "which perturbations and corrective moves need"
+        )
+    return env
+
+
+@dataclass
+class Run:
+    """What happened step by step, with the simulation's state before each step and after the last.
+
+    Attributes:
+        states: T + 1 vectors (S,), proprioception. hands: T + 1 poses (6,). snapshots: T + 1, or none.
+        actions: T vectors (A,). rewards: T. conditions: T, after each action.
+        first_success: step after which the success condition first held, or None. ended: the task ended by itself.
+    """
+
+    states: list[NDArray[np.float32]]
+    hands: list[NDArray[np.float64]]
+    snapshots: list[Snapshot]
+    actions: list[NDArray[np.float32]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    conditions: list[Mapping[str, bool]] = field(default_factory=list)
+    first_success: int | None = None
+    ended: bool = False
+
+    @classmethod
+    def begin(cls, env: ArmEnvironment, observation: Observation, *, keep: bool = True) -> Run:
+        """Nothing done yet. ``keep``: keep the simulation's state at each step."""
+        return cls([observation.state], [np.array(env.hand(), np.float64)], [env.snapshot()] if keep else [])
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can follow: it succeeded, or the task ended."""
+        return self.first_success is not None or self.ended
+
+    def until(self, step: int) -> Run:
+        """Its first steps, up to the state before a step."""
+        return Run(
+            self.states[: step + 1], self.hands[: step + 1], self.snapshots[: step + 1], self.actions[:step],
+            self.rewards[:step], self.conditions[:step],
+        )  # fmt: skip
+
+    def joined(self, rest: Run) -> Run:
+        """This run, and what followed from its last state."""
+        later = None if rest.first_success is None else len(self) + rest.first_success
+        return Run(
+            self.states + rest.states[1:], self.hands + rest.hands[1:], self.snapshots + rest.snapshots[1:],
+            self.actions + rest.actions, self.rewards + rest.rewards, self.conditions + rest.conditions, later,
+            rest.ended,
+        )  # fmt: skip
+
+    def proceed(self, env: ArmEnvironment, act: Callable[[], NDArray[Any] | None], limit: int) -> Run:
+        """Go on for at most ``limit`` steps: until success, the task's end, or an ``act`` that returns None."""
+        for _ in range(limit):
+            if self.over or (action := act()) is None:
+                break
+            bounded = np.clip(np.asarray(action, np.float32), env.spec.action_low, env.spec.action_high)
+            observation, reward, terminated, _, info = env.step(bounded)
+            self.actions.append(bounded)
+            self.rewards.append(reward)
+            self.conditions.append(dict(info["conditions"]))
+            self.states.append(observation.state)
+            self.hands.append(np.array(env.hand(), np.float64))
+            if self.snapshots:
+                self.snapshots.append(env.snapshot())
+            if info["success"]:
+                self.first_success = len(self) - 1
+            self.ended = bool(terminated)
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A successful way of the expert, as a plan.
+
+    Attributes:
+        run: what it did. spans: stage -> (first step, step after its last), in order. A stage is named by the
+            condition that ends it; those that never held, or held already, have none.
+        closing: float32 (T,), the gripper's command, positive closes; zeros without a gripper.
+    """
+
+    run: Run
+    spans: Mapping[str, tuple[int, int]]
+    closing: NDArray[np.float32]
+
+    def stage_at(self, step: int) -> str:
+        """The stage that a step belongs to; after the end, the last."""
+        return next((name for name, (_, stop) in self.spans.items() if step < stop), list(self.spans)[-1])
+
+
+def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:
+    """The expert's way on a layout, or None where it does not succeed."""
+    observation, _ = env.reset(seed=seed, options={"instruction": instruction})
+    run = Run.begin(env, observation).proceed(env, env.expert, env.spec.step_limit)
+    if run.first_success is None:
+        return None
+    spans, start = {}, 0
+    for name in env.spec.conditions:
+        first = next((t for t, held in enumerate(run.conditions) if held[name]), None)
+        if first is not None and first >= start:
+            spans[name] = (start, first + 1)
+            start = first + 1
+    return Plan(run, spans, closing_commands(env, run.actions))
+
+
+def closing_commands(env: ArmEnvironment, actions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The gripper's part of some actions (T,), positive closes; zeros without a gripper."""
+    if env.gripper is None or not actions:
+        return np.zeros(len(actions), np.float32)
+    index, sign = env.gripper
+    return np.asarray(sign * np.stack(actions)[:, index], np.float32)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A plan as it is to be executed.
+
+    Attributes:
+        actions: (T, A), what the plan commands. hands: (T, 6), where it wants the hand before each of them.
+        closing: (T,), the gripper's command. frozen: bool (T,), steps at which no motion is commanded.
+        onset: the first step that differs from the plan. end: the step after the last that was changed on purpose.
+    """
+
+    actions: NDArray[np.float32]
+    hands: NDArray[np.float64]
+    closing: NDArray[np.float32]
+    frozen: NDArray[np.bool_]
+    onset: int
+    end: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> Script:
+        """The plan as it is."""
+        n = len(plan.run)
+        actions, hands = np.stack(plan.run.actions), np.stack(plan.run.hands[:n])
+        return cls(actions, hands, plan.closing.copy(), np.zeros(n, np.bool_), n, n)
+
+
+def execute(env: ArmEnvironment, start: Snapshot, script: Script) -> Run:
+    """Follow a script from the plan's first state, then hold still for a while."""
+    run = Run.begin(env, env.restore(start))
+
+    def act() -> NDArray[Any]:
+        t = len(run)
+        if t < script.onset and t < len(script.actions):
+            return np.asarray(script.actions[t])
+        last = len(script.actions) - 1
+        at = min(t, last)
+        action = np.zeros_like(script.actions[at])
+        if t <= last and not script.frozen[at]:
+            action = script.actions[at] + env.nudge(script.hands[at] - env.hand())
+        return with_gripper(env, action, float(script.closing[at]))
+
+    return run.proceed(env, act, len(script.actions) + SETTLE)
+
+
+def with_gripper(env: ArmEnvironment, action: NDArray[Any], closing: float) -> NDArray[np.float32]:
+    """The action (A,) with the gripper's part replaced by a command, positive closes."""
+    out = np.array(action, np.float32)
+    if env.gripper is not None:
+        index, sign = env.gripper
+        out[index] = sign * closing
+    return out
