@@ -8,7 +8,7 @@ import pytest
 from failwise.envs import make_env
 from failwise.errors import FailwiseError
 from failwise.generate.modes import MODES, RAMP, Perturbation, check_mode, perturb
-from failwise.generate.plan import Plan, Run, Script, arm_of, execute, make_plan
+from failwise.generate.plan import Plan, Run, Script, execute, expert_arm, make_plan
 from failwise.types import HAND_AXES
 
 T, A = 60, 7
@@ -114,7 +114,7 @@ def test_a_mode_does_not_apply_where_there_is_nothing_to_change(plan: Plan, mode
 
 @pytest.mark.parametrize("env_id", ["tiny/reach", "tiny/push", "metaworld/pick-place"])
 def test_a_plan_without_a_change_is_repeated_bit_for_bit_even_with_the_hand_led(env_id: str) -> None:
-    env = arm_of(make_env(env_id))
+    env = expert_arm(make_env(env_id))
     plan = make_plan(env, 400_001, env.spec.instruction)
     assert plan is not None
     script = Script.of(plan)
@@ -137,4 +137,4 @@ def test_a_plan_without_a_change_is_repeated_bit_for_bit_even_with_the_hand_led(
 )
 def test_what_cannot_be_done_is_told_in_a_line(mode: str, env_id: str, magnitude, message: str) -> None:
     with pytest.raises(FailwiseError, match=message):
-        check_mode(mode, arm_of(make_env(env_id)), magnitude)
+        check_mode(mode, expert_arm(make_env(env_id)), magnitude)

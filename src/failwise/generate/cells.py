@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from failwise.envs.leading import ArmEnvironment
 from failwise.errors import SetupError
 from failwise.generate.modes import MODES, Perturbation, check_mode, perturb
-from failwise.generate.plan import ArmEnvironment, Plan, arm_of, make_plan
+from failwise.generate.plan import Plan, expert_arm, make_plan
 from failwise.protocols import Environment
 from failwise.seeds import GENERATE
 
@@ -92,7 +93,7 @@ def cells_of(env: Environment, requests: Sequence[Request]) -> list[Cell]:
             magnitudes outside its workspace, one cell asked for twice.
         UnknownNameError: an unknown mode.
     """
-    arm = arm_of(env)
+    arm = expert_arm(env)
     spec = arm.spec
     axes = [_axes(request, arm) for request in requests]
     plans = _probe(arm)
@@ -117,7 +118,7 @@ def cells_of(env: Environment, requests: Sequence[Request]) -> list[Cell]:
 
 def possible_modes(env: Environment, stages: Sequence[str] = ()) -> list[str]:
     """The modes that change something in the plans of an environment's expert, in these stages or anywhere."""
-    arm = arm_of(env)
+    arm = expert_arm(env)
     plans, found = _probe(arm), []
     for mode in MODES:
         request = Request(mode=mode, episodes=0, stages=tuple(stages))

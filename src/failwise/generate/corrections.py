@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from failwise.generate.plan import ArmEnvironment, Run, closing_commands, with_gripper
-from failwise.types import HAND_AXES
+from failwise.envs.leading import ArmEnvironment, closing_commands, inside, towards, with_gripper
+from failwise.generate.plan import Run
 
 Way = Literal["expert", "correct", "none"]
 AHEAD = 15  # steps of the expert's own way out that one corrective move stands for
 MOVE_STEPS = 25  # that a corrective move may take
-NEAR_M, NEAR_RAD = 0.01, 0.05  # at which a move has arrived
 
 
 class Correction(BaseModel):
@@ -44,23 +43,15 @@ class Correction(BaseModel):
 
 def move(env: ArmEnvironment, run: Run, target_6: NDArray[Any], closing: float, steps: int = MOVE_STEPS) -> Run:
     """Lead the hand to a pose, until it is there or for at most so many steps; extends and returns the run."""
-    goal = np.asarray(target_6, np.float64)
-    moved = np.array([axis in env.axes for axis in HAND_AXES])
+    start = len(run)
 
     def act() -> NDArray[Any] | None:
-        error = np.where(moved, goal - env.hand(), 0.0)
-        if len(run) > start and np.linalg.norm(error[:3]) < NEAR_M and np.linalg.norm(error[3:]) < NEAR_RAD:
-            return None
-        return with_gripper(env, env.nudge(error), closing)
+        action = towards(env, target_6, closing)
+        if action is None and len(run) == start:  # it is there already: the gripper still has to follow
+            return with_gripper(env, env.nudge(np.zeros(6)), closing)
+        return action
 
-    start = len(run)
     return run.proceed(env, act, steps)
-
-
-def inside(env: ArmEnvironment, target_6: NDArray[Any]) -> bool:
-    """Whether a pose lies in the workspace."""
-    low, high = env.workspace
-    return bool(np.all(target_6[:3] >= low - NEAR_M) and np.all(target_6[:3] <= high + NEAR_M))
 
 
 def search(

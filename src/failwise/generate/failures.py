@@ -17,12 +17,13 @@ from zlib import crc32
 
 import numpy as np
 
+from failwise.envs.leading import ArmEnvironment
 from failwise.errors import EpisodeError
 from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.cells import Cell
 from failwise.generate.corrections import Correction, search
 from failwise.generate.modes import MODES, Perturbation, perturb
-from failwise.generate.plan import ArmEnvironment, Plan, Run, arm_of, execute, make_plan
+from failwise.generate.plan import Plan, Run, execute, expert_arm, make_plan
 from failwise.generate.recording import Told, record
 from failwise.rollout.collecting import environment, make_executor
 from failwise.seeds import GENERATE
@@ -93,7 +94,7 @@ def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None =
 
     options = options or GenerateOptions()
     for env_id in {c.env_id for c in cells}:
-        arm_of(environment(env_id))
+        expert_arm(environment(env_id))
     EpisodeStore(out / EPISODES)
     EpisodeStore(out / RECOVERIES)
     done = read_attempts(out)
@@ -120,7 +121,7 @@ def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None =
 
 def make_failures(layout: Layout, out: str, options: GenerateOptions) -> list[Attempt]:
     """One attempt at each cell of a layout."""
-    env = arm_of(environment(layout.env_id))
+    env = expert_arm(environment(layout.env_id))
     try:
         plan = make_plan(env, layout.seed, env.spec.instruction)
     except EpisodeError as error:

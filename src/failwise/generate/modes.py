@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from failwise.envs.leading import ArmEnvironment
 from failwise.errors import SetupError, UnknownNameError
-from failwise.generate.plan import ArmEnvironment, Plan, Script
+from failwise.generate.plan import Plan, Script
 from failwise.types import HAND_AXES
 
 LINEAR, ANGULAR, LEVEL = HAND_AXES[:3], HAND_AXES[3:], HAND_AXES[:2]

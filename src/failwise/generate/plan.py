@@ -8,15 +8,16 @@ perturbation that repeats the recorded way bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.leading import ArmEnvironment, arm_of, closing_commands, with_gripper
 from failwise.errors import SetupError
-from failwise.protocols import Arm, Environment
+from failwise.protocols import Environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,25 +28,17 @@ Snapshot = dict[str, NDArray[Any]]
 SETTLE = 10  # steps that a failure gets after the last planned action: delayed ones count, and so do late successes
 
 
-class ArmEnvironment(Environment, Arm, Protocol):
-    """An environment with a hand that can be led. For type checkers."""
-
-
-def arm_of(env: Environment) -> ArmEnvironment:
+def expert_arm(env: Environment) -> ArmEnvironment:
     """The environment itself, once it is clear that its hand can be led and that it has an expert.
 
     Raises:
         SetupError: one of the two is missing.
     """
-    name = env.spec.env_id
     if not env.spec.has_expert:
-        raise SetupError(f"{name} has no expert, so failures on purpose and their recoveries cannot be made there")
-    if not isinstance(env, Arm):
         raise SetupError(
-            f"{name} has no hand that can be led (hand, nudge, axes, gripper, workspace of failwise.protocols.Arm), "
-            "which perturbations and corrective moves need"
+            f"{env.spec.env_id} has no expert, so failures on purpose and their recoveries cannot be made there"
         )
-    return env
+    return arm_of(env, "making failures on purpose")
 
 
 @dataclass
@@ -150,14 +143,6 @@ def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:
     return Plan(run, spans, closing_commands(env, run.actions))
 
 
-def closing_commands(env: ArmEnvironment, actions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The gripper's part of some actions (T,), positive closes; zeros without a gripper."""
-    if env.gripper is None or not actions:
-        return np.zeros(len(actions), np.float32)
-    index, sign = env.gripper
-    return np.asarray(sign * np.stack(actions)[:, index], np.float32)
-
-
 @dataclass(frozen=True)
 class Script:
     """A plan as it is to be executed.
@@ -199,12 +184,3 @@ def execute(env: ArmEnvironment, start: Snapshot, script: Script) -> Run:
         return with_gripper(env, action, float(script.closing[at]))
 
     return run.proceed(env, act, len(script.actions) + SETTLE)
-
-
-def with_gripper(env: ArmEnvironment, action: NDArray[Any], closing: float) -> NDArray[np.float32]:
-    """The action (A,) with the gripper's part replaced by a command, positive closes."""
-    out = np.array(action, np.float32)
-    if env.gripper is not None:
-        index, sign = env.gripper
-        out[index] = sign * closing
-    return out

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from failwise.generate.plan import ArmEnvironment, Run
+from failwise.envs.leading import ArmEnvironment
+from failwise.generate.plan import Run
 from failwise.store import EpisodeStore, episode_id
 from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome, Provenance, StepRecord
 
