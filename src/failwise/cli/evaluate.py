@@ -15,6 +15,7 @@ from failwise.types import Outcome
 
 if TYPE_CHECKING:
     from failwise.evaluate import Comparison
+    from failwise.recover.takeover import TakeoverOptions
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Evaluate:
     """At a watched episode's first alarm: note goes on, stop (the default) ends the episode, recover hands over to the
     environment's expert, ask asks a person at the terminal (with --workers 1), learned stops or asks as the detector
     learned from costs."""
+    recover: str = ""
+    """Who takes over from a failing policy and hands back: a folder that 'failwise train recovery' wrote, expert, or
+    rewind (the hand goes back to where it was). Each arm gets a twin, ARM+recover, on the same seeds. expert and rewind
+    need a --monitor, whose alarms say when; a recovery actor asks itself."""
+    recover_every: int = 10
+    """Steps between two questions to the recovery actor."""
+    recover_threshold: float = 0.5
+    """Probability of failure above which it takes over."""
+    recover_attempts: int = 3
+    """Takeovers an episode, at most."""
     stop_early: bool = False
     """Look after every tenth of the seeds, and run no further the arms of which the verdict is clear. --seeds is then
     the most that is run; the test stays valid however often one looks, and needs somewhat more pairs in return."""
@@ -78,6 +89,29 @@ def report_errors(comparison: Comparison) -> int:
     return worst
 
 
+def _takeover(options: Evaluate) -> TakeoverOptions | None:
+    """When and how somebody takes over, checked."""
+    from failwise.recover.takeover import TakeoverOptions
+
+    if not options.recover:
+        return None
+    if options.on_alarm not in (None, "note"):
+        raise SetupError("with --recover an alarm says when to take over; leave out --on-alarm")
+    if options.recover in ("expert", "rewind"):
+        if options.monitor is None:
+            raise SetupError(f"--recover {options.recover} needs a --monitor, whose alarms say when to take over")
+    else:
+        existing_folder(Path(options.recover), "--recover", "a recovery actor that 'failwise train recovery' wrote")
+    for name, value, least in (("every", options.recover_every, 1), ("attempts", options.recover_attempts, 1)):
+        if value < least:
+            raise SetupError(f"--recover-{name} must be at least {least}, not {value}")
+    if not 0 <= options.recover_threshold <= 1:
+        raise SetupError(f"--recover-threshold is a probability, not {options.recover_threshold}")
+    return TakeoverOptions(
+        every=options.recover_every, threshold=options.recover_threshold, attempts=options.recover_attempts
+    )
+
+
 def main(argv: Sequence[str]) -> int:
     """Run what is missing, compare, and print one verdict sentence an arm."""
     options = parse(Evaluate, argv, "evaluate")
@@ -86,6 +120,7 @@ def main(argv: Sequence[str]) -> int:
         raise SetupError(f"--confidence {options.confidence} is not in [0.5, 1); 0.95 is usual")
     from failwise.envs import parse_env_ids
     from failwise.evaluate import EPISODES_FOLDER, evaluate, verdicts
+    from failwise.evaluate.recovered import recovery_result, recovery_sentences
     from failwise.evaluate.watched import watch_result, watch_sentences
     from failwise.store import EpisodeStore
 
@@ -96,6 +131,8 @@ def main(argv: Sequence[str]) -> int:
         raise SetupError("--on-alarm ask asks a person at the terminal: run it there, without --executor ray")
     if options.monitor is not None:
         existing_folder(options.monitor, "--monitor", "a detector that 'failwise detect fit' wrote")
+    takeover = _takeover(options)
+    on_alarm = "note" if options.recover and options.on_alarm is None else on_alarm
     env_ids = parse_env_ids(options.env)
     writable_folder(options.out)
     if note := note_on_seeds(seeds):
@@ -112,12 +149,16 @@ def main(argv: Sequence[str]) -> int:
             confidence=options.confidence,
             monitor=options.monitor,
             on_alarm=on_alarm,
+            recover=options.recover,
+            takeover=takeover,
             stop_early=options.stop_early,
         )
     print("\n".join(verdicts(comparison)))
-    if options.monitor is not None:
-        metas = EpisodeStore(options.out / EPISODES_FOLDER, create=False).metas()
-        for arm in arms:
+    metas = EpisodeStore(options.out / EPISODES_FOLDER, create=False).metas()
+    for arm in arms:
+        if options.recover:
+            print("\n".join(recovery_sentences(recovery_result(metas, arm))))
+        elif options.monitor is not None:
             print("\n".join(watch_sentences(watch_result(metas, arm, on_alarm))))
     print(f"report: failwise report {options.out}")
     return report_errors(comparison)

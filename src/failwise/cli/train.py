@@ -32,6 +32,18 @@ class TrainCritic(Train):
 
 
 @dataclass(frozen=True)
+class TrainRecovery:
+    """What it learns from, through whose eyes, and where the result goes."""
+
+    data: Path
+    """Folder that 'failwise generate' made, with pictures."""
+    out: Path
+    """Folder for the recovery actor."""
+    policy: Path
+    """A compact policy: its frozen backbone sees the pictures."""
+
+
+@dataclass(frozen=True)
 class Method:
     """A training method: ``run(argv)`` trains, and returns the folder that holds the result."""
 
@@ -78,8 +90,34 @@ def critic(argv: Sequence[str]) -> Path:
     return save_agent(common.out, policy, steering, trained)
 
 
+def recovery(argv: Sequence[str]) -> Path:
+    """Train a recovery actor on failures on purpose, and say how well it knows held-out layouts."""
+    from failwise.learn.options import RecoveryTraining
+
+    common, options = parse_with(TrainRecovery, RecoveryTraining, argv, "train recovery", METHODS["recovery"].summary)
+    existing_folder(common.data, "--data", "what 'failwise generate' made")
+    writable_folder(common.out)
+    from failwise.learn.recovery import train_recovery
+    from failwise.policies import load_policy
+    from failwise.policies.compact import CompactVLA
+
+    policy = load_policy(common.policy)
+    if not isinstance(policy, CompactVLA):
+        raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; recovery actors read compact ones")
+    advisor = train_recovery(policy, common.data, options)
+    advisor.save(common.out)
+    found = advisor.notes["figures"]
+    print(
+        f"on {advisor.notes['held_out_layouts']} held-out layouts ({found['moments']} moments): failing or not "
+        f"{found['binary']:.3f}, mode and axis {found['kind']:.3f}, cosine of the move {found['cosine']:.3f} "
+        f"(n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task {found['stage']:.3f}"
+    )
+    return common.out
+
+
 METHODS = {
     "bc": Method("behaviour cloning: a policy from successful demonstrations", bc),
+    "recovery": Method("a recovery actor, from failures on purpose: is it failing, how, and the way out", recovery),
     "critic": Method("an agent that acts on the best of N chunks, by a critic fitted to its own episodes", critic),
 }
 

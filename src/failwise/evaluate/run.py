@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from failwise.errors import DataError, SetupError
 from failwise.evaluate.compare import compare
 from failwise.evaluate.records import Comparison
+from failwise.evaluate.recovered import recovered_arm
 from failwise.evaluate.sequential import anytime_mcnemar
 from failwise.evaluate.statistics import smallest_decisive_n
 from failwise.evaluate.watched import watched_arm
@@ -18,6 +19,7 @@ from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
     from failwise.protocols import Executor
+    from failwise.recover.takeover import TakeoverOptions
     from failwise.rollout import RolloutItem
     from failwise.rollout.watching import OnAlarm
 
@@ -39,6 +41,8 @@ def evaluate(
     confidence: float = 0.95,
     monitor: Path | None = None,
     on_alarm: OnAlarm = "stop",
+    recover: str = "",
+    takeover: TakeoverOptions | None = None,
     stop_early: bool = False,
 ) -> Comparison:
     """Collect each arm x task x seed and compare. Pairs exist by construction: all arms get the same seeds.
@@ -57,6 +61,9 @@ def evaluate(
         confidence: level of the intervals; tests reject at ``1 - confidence``.
         monitor: a detector's folder: each arm gets a twin, ARM+REACTION, that it watches on the same seeds.
         on_alarm: what happens at the first alarm of an episode: note, stop, recover or ask.
+        recover: who takes over from a failing policy and hands back: a recovery actor's folder, "expert" or "rewind";
+            each arm gets a twin, ARM+recover, on the same seeds. With a monitor its alarms say when.
+        takeover: when and how.
         stop_early: look after every tenth of the seeds and run no further what is decided; the test and the interval
             are then those of ``failwise.evaluate.sequential``, which such looking does not spoil. So they stay for
             this folder: whoever has looked cannot go back to a test that forbids it.
@@ -66,15 +73,17 @@ def evaluate(
             of an arm stood for another agent.
         DataError: so few pairs that no outcome could give a verdict. Raised before any episode starts.
     """
-    twins = {watched_arm(arm, on_alarm): arm for arm in arms} if monitor else {}
+    guard = _guard(monitor, on_alarm, recover, takeover)
+    twin_of = {arm: recovered_arm(arm) if recover else watched_arm(arm, on_alarm) for arm in arms if guard}
+    twins = {twin: arm for arm, twin in twin_of.items()}
     if taken := sorted(set(twins) & set(arms)):
-        raise SetupError(f"the arm name {taken[0]!r} is that of {twins[taken[0]]!r} watched; give it another name")
+        raise SetupError(f"the arm name {taken[0]!r} is that of {twins[taken[0]]!r} guarded; give it another name")
     first = _check(env_ids, {**arms, **twins}, seeds, baseline, confidence)
     from failwise.rollout import collect  # loads torch, which comparing alone does not need
 
     plain = [first, *(arm for arm in arms if arm != first)]
-    order = [*plain, *(watched_arm(arm, on_alarm) for arm in plain if monitor)]
-    said = {twin: f"{arms[arm]} watched by {monitor}" for twin, arm in twins.items()}
+    order = [*plain, *(twin_of[arm] for arm in plain if guard)]
+    said = {twin: arms[arm] + _said(guard) for twin, arm in twins.items()}
     _claim_folder(Path(out), {**arms, **said})
     if stop_early:
         _write(Path(out) / EARLY_FILE, json.dumps({"stop_early": True}) + "\n")
@@ -84,7 +93,7 @@ def evaluate(
     for number, look in enumerate(looks, start=1):
         # Seed by seed, so that an interrupted run leaves pairs behind and not one complete arm.
         items = [
-            _item(env_id, seed, arm, str(arms[twins.get(arm, arm)]), str(monitor) if arm in twins else "", on_alarm)
+            _item(env_id, seed, arm, str(arms[twins.get(arm, arm)]), guard if arm in twins else {})
             for seed in look
             for env_id in env_ids
             for arm in running
@@ -131,11 +140,33 @@ def _looks(seeds: Sequence[int]) -> list[Sequence[int]]:
     return [seeds[at : at + size] for at in range(0, len(seeds), size)]
 
 
-def _item(env_id: str, seed: int, arm: str, agent: str, monitor: str, on_alarm: OnAlarm) -> RolloutItem:
+def _guard(monitor: Path | None, on_alarm: OnAlarm, recover: str, takeover: TakeoverOptions | None) -> dict[str, Any]:
+    """What guards the twins, as fields of a ``RolloutItem``; {} where nothing does."""
+    guard: dict[str, Any] = {}
+    if monitor is not None:
+        guard |= {"monitor": str(monitor), "on_alarm": on_alarm}
+    if recover:
+        if monitor is not None and on_alarm != "note":
+            raise SetupError("a monitor says when to take over, nothing else: use on_alarm='note' with recover")
+        guard["recover"] = recover
+        if takeover is not None:
+            guard["takeover"] = takeover
+    return guard
+
+
+def _said(guard: Mapping[str, Any]) -> str:
+    """How a twin differs from its arm, so that another guard is not resumed under its name."""
+    said = f" watched by {guard['monitor']}" if "monitor" in guard else ""
+    if "recover" in guard:
+        options = guard["takeover"].model_dump_json(exclude_defaults=True) if "takeover" in guard else "{}"
+        said += f" recovered by {guard['recover']} {options}"
+    return said
+
+
+def _item(env_id: str, seed: int, arm: str, agent: str, guard: Mapping[str, Any]) -> RolloutItem:
     from failwise.rollout import RolloutItem
 
-    watched: dict[str, Any] = {"monitor": monitor, "on_alarm": on_alarm} if monitor else {}
-    return RolloutItem(env_id=env_id, env_seed=seed, policy_seed=seed, arm=arm, agent=agent, **watched)
+    return RolloutItem(env_id=env_id, env_seed=seed, policy_seed=seed, arm=arm, agent=agent, **guard)
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:

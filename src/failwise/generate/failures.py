@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from failwise.envs.leading import ArmEnvironment
-from failwise.errors import EpisodeError
+from failwise.errors import EpisodeError, SetupError
 from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.cells import Cell
 from failwise.generate.corrections import Correction, search
@@ -26,12 +26,12 @@ from failwise.generate.modes import MODES, Perturbation, perturb
 from failwise.generate.plan import Plan, Run, execute, expert_arm, make_plan
 from failwise.generate.recording import Told, record
 from failwise.rollout.collecting import environment, make_executor
-from failwise.seeds import GENERATE
+from failwise.seeds import GENERATE, WIDTH
 from failwise.store import EpisodeStore
 from failwise.types import Actor, FailureEvent, Outcome
 
 EPISODES, RECOVERIES = "episodes", "recoveries"
-SHARED = 4
+SLOTS = 97  # cells whose layouts are interleaved
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,11 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One layout, and some cells to be tried on it: they share its plan.
+class AttemptItem:
+    """One perturbation of one layout, to be tried."""
 
-    Attributes:
-        env_id, seed: which. cells: at most ``SHARED``, so that progress is seen and workers end together.
-        keeps_plan: whether the plan itself is recorded too, as a correct episode: for one of the layout's parts.
-    """
-
-    env_id: str
+    cell: Cell
     seed: int
-    cells: tuple[Cell, ...]
-    keeps_plan: bool
 
 
 def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None = None) -> list[Attempt]:
@@ -99,18 +92,18 @@ def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None =
     EpisodeStore(out / RECOVERIES)
     done = read_attempts(out)
     wanted = sum(c.wanted for c in cells)
-    task = partial(make_failures, out=str(out), options=options)
+    task = partial(make_failure, out=str(out), options=options)
     with closing(make_executor("processes", options.workers, item_timeout_s=600.0)) as pool:
 
         def attempts() -> Iterator[Attempt]:
-            while layouts := _due(cells, done, options):
-                for result in pool.map(task, layouts):
+            while items := _due(cells, done, options):
+                for result in pool.map(task, items):
                     if isinstance(result, WorkerFailure):
-                        layout, reason = result.item, f"worker lost: {result.reason}"
-                        result = [_attempt(c, layout.seed, "error", error=reason) for c in layout.cells]
-                    append(out, result)
-                    done.extend(result)
-                    yield from (attempt for attempt in result if attempt.result == "kept")
+                        result = _attempt(result.item, "error", error=f"worker lost: {result.reason}")
+                    append(out, [result])
+                    done.append(result)
+                    if result.result == "kept":
+                        yield result
 
         before = sum(_have(c, done) for c in cells)
         for _ in track(attempts(), total=wanted, done=before, title="failures", outcomes=False):
@@ -119,33 +112,21 @@ def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None =
     return [a for a in done if (a.env_id, a.cell) in names]
 
 
-def make_failures(layout: Layout, out: str, options: GenerateOptions) -> list[Attempt]:
-    """One attempt at each cell of a layout."""
-    env = expert_arm(environment(layout.env_id))
+def make_failure(item: AttemptItem, out: str, options: GenerateOptions) -> Attempt:
+    """Plan, perturb, execute; where it fails, search ways out, and record everything."""
+    cell = item.cell
+    env = expert_arm(environment(cell.env_id))
     try:
-        plan = make_plan(env, layout.seed, env.spec.instruction)
+        result, corrections = _make_failure(env, cell, item.seed, out, options)
     except EpisodeError as error:
-        return [_attempt(cell, layout.seed, "error", error=str(error)) for cell in layout.cells]
+        return _attempt(item, "error", error=str(error))
+    return _attempt(item, result, corrections)
+
+
+def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options: GenerateOptions) -> tuple[Result, int]:
+    plan = make_plan(env, seed, env.spec.instruction)
     if plan is None:
-        return [_attempt(cell, layout.seed, "no_plan") for cell in layout.cells]
-    if layout.keeps_plan:
-        told, actors = Told(env.spec.instruction, layout.seed), [Actor.EXPERT] * len(plan.run)
-        extra = {"stages": {name: list(span) for name, span in plan.spans.items()}}
-        episodes = EpisodeStore(Path(out) / EPISODES)
-        record(env, episodes, "plan", told, plan.run, actors, Outcome.SUCCESS, options.look_every, None, extra)
-    attempts = []
-    for cell in layout.cells:
-        try:
-            attempts.append(_attempt(cell, layout.seed, *_make_failure(env, cell, layout.seed, plan, out, options)))
-        except EpisodeError as error:
-            attempts.append(_attempt(cell, layout.seed, "error", error=str(error)))
-    return attempts
-
-
-def _make_failure(
-    env: ArmEnvironment, cell: Cell, seed: int, plan: Plan, out: str, options: GenerateOptions
-) -> tuple[Result, int]:
-    """Perturb and execute a plan; where it fails, search ways out, and record everything."""
+        return "no_plan", 0
     random = np.random.default_rng([seed, crc32(cell.name.encode())])
     perturbation = _draw(cell, random)
     script = perturb(plan, perturbation)
@@ -191,6 +172,9 @@ def _record(
     episodes, recoveries = EpisodeStore(out / EPISODES), EpisodeStore(out / RECOVERIES)
     actors = [Actor.EXPERT if t < onset else Actor.PERTURBATION for t in range(len(run))]
     failed = record(env, episodes, cell.name, told, run, actors, outcome, options.look_every, event, extra)
+    of_plan = {"stages": stages}
+    by_expert = [Actor.EXPERT] * len(plan.run)
+    record(env, episodes, "plan", told, plan.run, by_expert, Outcome.SUCCESS, options.look_every, None, of_plan)
     for number, (correction, rest) in enumerate(ways_out, 1):
         whole = run.until(correction.at).joined(rest)
         acted = actors[: correction.at] + [Actor.RECOVERY] * len(rest)
@@ -212,24 +196,32 @@ def _draw(cell: Cell, random: np.random.Generator) -> Perturbation:
     )
 
 
-def _due(cells: Sequence[Cell], done: Sequence[Attempt], options: GenerateOptions) -> list[Layout]:
-    """The next attempts: as many for each cell as it lacks, on layouts that it has not tried, together by layout."""
+def _due(cells: Sequence[Cell], done: Sequence[Attempt], options: GenerateOptions) -> list[AttemptItem]:
+    """The next attempts: as many for each cell as it lacks, on layouts that it has not tried."""
     tried: dict[tuple[str, str], set[int]] = {}
     for attempt in done:
         tried.setdefault((attempt.env_id, attempt.cell), set()).add(attempt.seed)
-    due: dict[tuple[str, int], list[Cell]] = {}
+    items = []
     for cell in cells:
         used = tried.get((cell.env_id, cell.name), set())
         lacking = min(cell.wanted - _have(cell, done), cell.wanted * options.patience - len(used))
         if lacking > 0:
-            fresh = [s for s in GENERATE.claim(len(used) + lacking, options.offset) if s not in used]
-            for seed in fresh[:lacking]:
-                due.setdefault((cell.env_id, seed), []).append(cell)
-    return [
-        Layout(env_id, seed, tuple(part), keeps_plan=number == 0)
-        for (env_id, seed), together in sorted(due.items(), key=lambda entry: entry[0])
-        for number, part in enumerate(together[i : i + SHARED] for i in range(0, len(together), SHARED))
-    ]
+            fresh = [s for s in layouts_of(cell, len(used) + lacking, options.offset) if s not in used]
+            items += [AttemptItem(cell, seed) for seed in fresh[:lacking]]
+    return sorted(items, key=lambda i: (i.seed, i.cell.name))
+
+
+def layouts_of(cell: Cell, n: int, offset: int) -> range:
+    """The first ``n`` layouts of a cell, after its first ``offset``: hardly two cells share any, so that failures vary.
+
+    Raises:
+        SetupError: more than are reserved.
+    """
+    first = GENERATE.start + offset * SLOTS + crc32(f"{cell.env_id} {cell.name}".encode()) % SLOTS
+    last = first + (n - 1) * SLOTS
+    if offset < 0 or last not in GENERATE:
+        raise SetupError(f"{n} layouts after the first {offset} are more than the {WIDTH // SLOTS} reserved for a cell")
+    return range(first, last + 1, SLOTS)
 
 
 def _have(cell: Cell, done: Sequence[Attempt]) -> int:
@@ -237,6 +229,12 @@ def _have(cell: Cell, done: Sequence[Attempt]) -> int:
     return min(mine["kept"], cell.wanted)
 
 
-def _attempt(cell: Cell, seed: int, result: Result, corrections: int = 0, error: str = "") -> Attempt:
-    name = cell.name
-    return Attempt(env_id=cell.env_id, cell=name, seed=seed, result=result, corrections=corrections, error=error)
+def _attempt(item: AttemptItem, result: Result, corrections: int = 0, error: str = "") -> Attempt:
+    return Attempt(
+        env_id=item.cell.env_id,
+        cell=item.cell.name,
+        seed=item.seed,
+        result=result,
+        corrections=corrections,
+        error=error,
+    )

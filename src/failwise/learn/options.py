@@ -82,3 +82,29 @@ class CriticOptions:
     """b, share of V(o_{t+H}) in the critic's target."""
     seed: int = 0
     """Seed of folds and minibatches."""
+
+
+@dataclass(frozen=True)
+class RecoveryTraining:
+    """How to train a recovery actor."""
+
+    window: int = 10
+    """Frames that it reads."""
+    steps: int = 1500
+    """Optimiser steps."""
+    batch: int = 192
+    """Moments a step: a third with a verified move, a third failing, a third not."""
+    learning_rate: float = 1e-3
+    """Peak rate of AdamW, cosine decay."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    grace: int = 6
+    """Steps after an onset that are not judged: nothing can be seen yet."""
+    held_out: float = 0.2
+    """Share of the layouts that is not learned from, for the figures."""
+    seed: int = 0
+    """Seed of the split, the weights and the batches."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.steps < 1 or self.batch < 3 or not 0 < self.held_out < 1:
+            raise SetupError("window and steps must be at least 1, batch at least 3, held-out between 0 and 1")

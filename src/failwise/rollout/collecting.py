@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from failwise.errors import SetupError
 from failwise.protocols import Environment, Executor
+from failwise.recover.takeover import TakeoverOptions, load_takeover
 from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
 from failwise.rollout.watching import OnAlarm, load_watch
 from failwise.store import EpisodeStore, clear_leftovers
@@ -49,7 +50,8 @@ class _Kept:
         return self._items[key]
 
 
-_envs, _agents, _watches = _Kept(_CACHED_ENVS), _Kept(_CACHED_AGENTS), _Kept(_CACHED_AGENTS)
+_envs, _agents = _Kept(_CACHED_ENVS), _Kept(_CACHED_AGENTS)
+_watches, _takeovers = _Kept(_CACHED_AGENTS), _Kept(_CACHED_AGENTS)
 
 
 def prepare_worker() -> None:
@@ -83,9 +85,13 @@ def run_item(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMet
     if item.monitor:
         key = f"{item.monitor} {_stamp(item.monitor)} {item.on_alarm} {item.agent} {_stamp(item.agent)}"
         watch = _watches.get(key, lambda: load_watch(item.monitor, item.on_alarm, agent))
+    takeover = None
+    if item.recover:
+        key = f"{item.recover} {_stamp(item.recover)} {item.takeover.model_dump_json()}"
+        takeover = _takeovers.get(key, lambda: load_takeover(item.recover, item.takeover))
     store = EpisodeStore(out)
     with store.begin(item.episode_id) as writer:
-        meta = run_episode(env, agent, item, writer, options, watch)
+        meta = run_episode(env, agent, item, writer, options, watch, takeover)
         writer.commit(meta)
     return meta
 
@@ -127,6 +133,7 @@ def collect(
     todo = [i for i in items if i.episode_id not in metas]
     if todo:
         _check_setup({(i.env_id, i.agent) for i in todo})
+        _check_takeovers({(i.env_id, i.recover, i.takeover) for i in todo if i.recover})
         _check_watches({(i.env_id, i.agent, i.monitor, i.on_alarm) for i in todo if i.monitor}, workers)
         task = partial(_run_or_report, out=str(out), options=options)
         own = executor is None
@@ -187,6 +194,12 @@ def _check_watches(watched: set[tuple[str, str, str, OnAlarm]], workers: int) ->
             raise SetupError("--on-alarm ask asks a person at the terminal: run it there, with --workers 1")
         if on_alarm in ("recover", "ask") and not environment(env_id).spec.has_expert:
             raise SetupError(f"{env_id} has no expert to recover with; use --on-alarm stop")
+
+
+def _check_takeovers(wanted: set[tuple[str, str, TakeoverOptions]]) -> None:
+    """Load each once, and see that each environment can do what it needs, before any worker starts."""
+    for env_id, recover, options in sorted(wanted, key=str):
+        load_takeover(recover, options).begin(environment(env_id))
 
 
 def _check_setup(pairs: set[tuple[str, str]]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from failwise.agent import PolicyAgent
 from failwise.errors import EpisodeError, SetupError
 from failwise.policies.pooling import DEFAULT as DEFAULT_FEATURES
+from failwise.recover.takeover import Takeover, TakeoverOptions
 from failwise.rollout.watching import OnAlarm, Watch, band_scalar
 from failwise.store import episode_id
 from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome, StepRecord
@@ -34,6 +35,8 @@ class RolloutItem:
         arm: name of what is being compared.
         agent: what ``failwise.agent.load_agent`` takes.
         monitor: folder of a detector that watches, or "". on_alarm: what happens at its first alarm.
+        recover: who takes over from a failing policy and hands back: folder of a recovery actor, "expert", "rewind",
+            or "". takeover: when and how.
     """
 
     env_id: str
@@ -43,6 +46,8 @@ class RolloutItem:
     agent: str
     monitor: str = ""
     on_alarm: OnAlarm = "stop"
+    recover: str = ""
+    takeover: TakeoverOptions = field(default_factory=TakeoverOptions)
 
     @property
     def episode_id(self) -> str:
@@ -89,7 +94,7 @@ def instruction_for(env: Environment, wording: str, seed: int) -> str:
 
 def run_episode(
     env: Environment, agent: Agent, item: RolloutItem, writer: EpisodeWriter, options: RolloutOptions,
-    watch: Watch | None = None,
+    watch: Watch | None = None, takeover: Takeover | None = None,
 ) -> EpisodeMeta:  # fmt: skip
     """Run and record one episode; whatever happens inside, it ends in exactly one outcome."""
     spec = env.spec
@@ -104,20 +109,30 @@ def run_episode(
         elif isinstance(agent, PolicyAgent):
             agent.watch(options.features, options.samples)
         agent.begin(env, item.policy_seed)
+        if takeover is not None:
+            takeover.begin(env)
         observation, _ = env.reset(seed=item.env_seed, options={"instruction": instruction})
         layout = _layout(env)
         pending: list[Any] = []
-        fresh, chunk, verdict = 0, None, None
+        fresh, chunk, verdict, helping = 0, None, None, False
         actor, decision = agent.actor, "go on"
         while step < spec.step_limit:
-            infer = not pending and actor != Actor.RECOVERY
+            helped, stage = None, _next_condition(spec.conditions, conditions)
+            if takeover is not None and actor == agent.actor:
+                alarm = verdict is not None and verdict.alarm
+                helped = takeover.act(step, observation, stage, alarm)
+                fresh = step if helped is not None and not helping else fresh
+                pending, helping = pending if helped is None else [], helped is not None
+            infer = not pending and helped is None and actor != Actor.RECOVERY
             if infer:
                 chunk = agent.act(observation)
                 pending, fresh = list(chunk.actions), step
-            if watch is not None and actor != Actor.RECOVERY:
+            if watch is not None and helped is None and actor != Actor.RECOVERY:
                 verdict = watch.see(step, pending[0], chunk if infer else None)
-                decision = watch.decide(verdict, _next_condition(spec.conditions, conditions))
-            every = options.look_every or (RECOVERY_LOOKS if actor == Actor.RECOVERY else 0)
+                decision = watch.decide(verdict, stage)
+            acting = actor if helped is None else Actor.RECOVERY
+            verdict = verdict if helped is None else None
+            every = options.look_every or (RECOVERY_LOOKS if acting == Actor.RECOVERY else 0)
             looked = (infer and actor != "expert") or decision != "go on" or bool(every and step % every == 0)
             if looked:
                 writer.look(step, observation.images)
@@ -131,7 +146,10 @@ def run_episode(
                 break
             if decision == "recover":
                 actor, decision, pending, fresh = Actor.RECOVERY, "go on", [], step
-            action = pending.pop(0) if actor != Actor.RECOVERY else expert_action(env, step)
+                acting = actor
+            action = helped if helped is not None else pending.pop(0) if pending else expert_action(env, step)
+            if takeover is not None:
+                takeover.did(action)
             state = observation.state
             observation, reward, terminated, truncated, info = env.step(action)
             conditions = dict(info["conditions"])
@@ -142,13 +160,13 @@ def run_episode(
                     action=action,
                     reward=reward,
                     conditions=conditions,
-                    actor=actor,
+                    actor=acting,
                     chunk_step=step - fresh,
                     info=_scalars(chunk, verdict) if infer else {},
                     score=None if verdict is None else verdict.score,
                 )
             )
-            verdict = None if actor == Actor.RECOVERY else verdict  # the alarm's own score is kept
+            verdict = None if acting == Actor.RECOVERY else verdict  # the alarm's own score is kept
             step += 1
             success = bool(info["success"])
             if success and first_success is None:
@@ -177,10 +195,17 @@ def run_episode(
         control_hz=spec.control_hz,
         cameras=tuple(spec.cameras) if looks else (),
         n_frames=looks,
-        failure_events=(*_alarm(watch), *_events(outcome, conditions, spec.conditions, step)),
+        failure_events=(
+            *_alarm(watch),
+            *(takeover.events if takeover else ()),
+            *_events(outcome, conditions, spec.conditions, step),
+        ),
         error=error,
         provenance=agent.provenance(),
-        extra=layout | _kind_of_features(agent) | ({} if watch is None else {"watch": watch.about()}),
+        extra=layout
+        | _kind_of_features(agent)
+        | ({} if watch is None else {"watch": watch.about()})
+        | ({} if takeover is None else {"takeover": takeover.about()}),
     )
 
 

@@ -1,0 +1,266 @@
+"""A recovery actor from failures on purpose: what is due, is it failing, how, and the move that mends it.
+
+Frames become features of a frozen policy once; what is trained is small (``failwise.recover.compact``), in a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from failwise.detect.base import Scaler
+from failwise.errors import DataError
+from failwise.learn.options import RecoveryTraining
+from failwise.learn.progress import TrainingProgress
+from failwise.recover.compact import NONE, CompactAdvisor, Recurrent, frame_features
+from failwise.rollout.progress import track
+from failwise.store import EpisodeStore
+from failwise.types import EpisodeMeta, Observation
+
+if TYPE_CHECKING:
+    from failwise.policies.compact import CompactVLA
+    from failwise.store import StoredEpisode
+
+EPISODES = "episodes"
+BATCH_FRAMES = 32
+SMALLEST = 1e-4  # metres or radians: axes that move less in all corrections do not move
+
+
+@dataclass(frozen=True)
+class Windows:
+    """M moments of episodes, each with the frames before it.
+
+    Attributes:
+        frames_MWD: float32, features; the first frame is repeated where an episode has just begun.
+        failing: bool (M,). stage, kind: int64 (M,), indices. delta: float32 (M, 7), NaN where no move is known.
+        seed: int64 (M,), the layout.
+    """
+
+    frames_MWD: NDArray[np.float32]
+    failing: NDArray[np.bool_]
+    stage: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    delta: NDArray[np.float32]
+    seed: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.failing)
+
+    def take(self, index: NDArray[Any]) -> Windows:
+        """Some of them."""
+        return Windows(
+            self.frames_MWD[index], self.failing[index], self.stage[index], self.kind[index], self.delta[index],
+            self.seed[index],
+        )  # fmt: skip
+
+
+def train_recovery(policy: CompactVLA, folder: Path, options: RecoveryTraining) -> CompactAdvisor:
+    """Fit a recovery actor to what ``failwise generate`` made; its ``notes`` hold figures on held-out layouts.
+
+    Raises:
+        DataError: no pictures, no failures, no verified corrections, or no layout left to hold out.
+    """
+    metas = _usable(EpisodeStore(folder / EPISODES, create=False))
+    stages = sorted({name for meta in metas for name in meta.extra["stages"]})
+    kinds = [NONE, *sorted({_kind(meta) for meta in metas} - {NONE})]
+    windows, stride = load_windows(policy, folder, metas, stages, kinds, options)
+    held_out = _held_out(windows.seed, options)
+    learned, judged = windows.take(~held_out), windows.take(held_out)
+    if not learned.failing.any() or not np.isfinite(learned.delta).any():
+        raise DataError(f"{folder} has no failure with a verified correction to learn from; generate more")
+    scaler = Scaler().fit(learned.frames_MWD.reshape(-1, learned.frames_MWD.shape[2]))
+    known = np.isfinite(learned.delta[:, 0])
+    scale = np.sqrt((learned.delta[known] ** 2).mean(0)).astype(np.float32)
+    scale[scale < SMALLEST] = 0.0
+    network = _fit(learned, scaler, scale, len(stages), len(kinds), options)
+    notes = {
+        "episodes": len(metas), "windows": len(learned), "held_out_layouts": len(set(judged.seed.tolist())),
+        "figures": judge(network, scaler, scale, judged),
+    }  # fmt: skip
+    return CompactAdvisor(policy, stages, kinds, options.window, stride, scaler, scale, network, notes)
+
+
+def load_windows(
+    policy: CompactVLA, folder: Path, metas: Sequence[EpisodeMeta], stages: Sequence[str],
+    kinds: Sequence[tuple[str, str]], options: RecoveryTraining,
+) -> tuple[Windows, int]:  # fmt: skip
+    """Every recorded picture of some episodes as a moment to be judged, and the steps between pictures.
+
+    Moments in the first ``options.grace`` steps after an onset are left out: nothing can be seen yet.
+
+    Raises:
+        DataError: pictures were taken at different distances in different episodes.
+    """
+    store = EpisodeStore(folder / EPISODES, create=False)
+    rows: list[tuple[NDArray[np.float32], bool, int, int, NDArray[np.float32], int]] = []
+    stride = _stride(store, metas)
+    encoded = ((meta, *_frames(policy, store.read(meta.episode_id))) for meta in metas)
+    for meta, looks, frames in track(encoded, total=len(metas), title="frames", outcomes=False):
+        for index, step in enumerate(looks):
+            about = _about(meta, step, stride, options.grace)
+            if about is not None:
+                failing, stage, kind, delta = about
+                window = frames[np.maximum(np.arange(index - options.window + 1, index + 1), 0)]
+                rows.append((window, failing, stages.index(stage), kinds.index(kind), delta, meta.env_seed))
+    columns = list(zip(*rows, strict=True))
+    return (
+        Windows(
+            np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3]),
+            np.stack(columns[4]), np.array(columns[5]),
+        ),
+        stride,
+    )  # fmt: skip
+
+
+def judge(network: Recurrent, scaler: Scaler, scale: NDArray[np.float32], windows: Windows) -> dict[str, float]:
+    """FailSafe's three figures, and what they leave out, on some moments.
+
+    Returns:
+        ``binary``: accuracy of failing or not, both classes weighted alike. ``auc``. ``kind``: share of failing moments
+        that are called failing with the right mode and axis. ``cosine``: mean between advised and verified move,
+        without the gripper. ``gripper``: share of moves with the right one. ``stage``: accuracy. And the counts.
+    """
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+    with torch.inference_mode():
+        failing, stage, kind, delta = (x.numpy() for x in network.eval()(_tensor(scaler, windows.frames_MWD)))
+    kind = kind.copy()
+    kind[:, 0] = -np.inf
+    bad, known = windows.failing, np.isfinite(windows.delta[:, 0])
+    advised, verified = delta[known] * scale, windows.delta[known]
+    lengths = np.linalg.norm(advised[:, :6], axis=1) * np.linalg.norm(verified[:, :6], axis=1)
+    cosine = (advised[:, :6] * verified[:, :6]).sum(1) / np.maximum(lengths, 1e-9)
+    called = (failing > 0) & (kind.argmax(1) == windows.kind)
+    both = 0 < bad.sum() < len(bad)
+    return {
+        "binary": float(balanced_accuracy_score(bad, failing > 0)) if both else float("nan"),
+        "auc": float(roc_auc_score(bad, failing)) if both else float("nan"),
+        "kind": float(called[bad].mean()) if bad.any() else float("nan"),
+        "cosine": float(cosine.mean()) if known.any() else float("nan"),
+        "gripper": float((np.sign(advised[:, 6]) == verified[:, 6]).mean()) if known.any() else float("nan"),
+        "stage": float((stage.argmax(1) == windows.stage).mean()),
+        "moments": len(windows), "failing_moments": int(bad.sum()), "moves": int(known.sum()),
+    }  # fmt: skip
+
+
+def _fit(
+    windows: Windows, scaler: Scaler, scale: NDArray[np.float32], stages: int, kinds: int, options: RecoveryTraining
+) -> Recurrent:
+    torch.manual_seed(options.seed)
+    random = np.random.default_rng(options.seed)
+    network = Recurrent(windows.frames_MWD.shape[2], stages, kinds).train()
+    optimiser = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
+    frames = _tensor(scaler, windows.frames_MWD)
+    failing, stage, kind = (
+        torch.from_numpy(x) for x in (windows.failing.astype(np.float32), windows.stage, windows.kind)
+    )
+    delta = torch.from_numpy(windows.delta / np.where(scale > 0, scale, 1.0))
+    # A third of each batch has a move to learn, the rest is half failing and half not.
+    pools = [np.flatnonzero(p) for p in (np.isfinite(windows.delta[:, 0]), windows.failing, ~windows.failing)]
+    with TrainingProgress(options.steps, 0, "recovery", quiet=False) as progress:
+        for step in range(1, options.steps + 1):
+            rows = torch.from_numpy(np.concatenate([random.choice(p, options.batch // 3) for p in pools if len(p)]))
+            told = network(frames[rows])
+            loss = _loss(told, failing[rows], stage[rows], kind[rows], delta[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            progress.update(step, loss.item())
+    return network.eval()
+
+
+def _loss(
+    told: tuple[Tensor, Tensor, Tensor, Tensor], failing: Tensor, stage: Tensor, kind: Tensor, delta: Tensor
+) -> Tensor:
+    """Cross-entropies, and for known moves their distance and direction."""
+    known = torch.isfinite(delta[:, 0])
+    total = F.binary_cross_entropy_with_logits(told[0], failing) + F.cross_entropy(told[1], stage)
+    if (bad := failing > 0.5).any():
+        total = total + F.cross_entropy(told[2][bad], kind[bad])
+    if known.any():
+        advised, verified = told[3][known], delta[known]
+        total = total + F.smooth_l1_loss(advised, verified)
+        total = total + 0.5 * (1 - F.cosine_similarity(advised[:, :6], verified[:, :6])).mean()
+    return total
+
+
+def _usable(store: EpisodeStore) -> list[EpisodeMeta]:
+    metas = [m for m in store.metas() if "stages" in m.extra and m.n_frames]
+    if not any("perturbation" in m.extra for m in metas):
+        raise DataError(
+            f"{store.path} has no failures on purpose with pictures; make them with: failwise generate --look-every 2"
+        )
+    return sorted(metas, key=lambda m: (m.env_id, m.env_seed, m.arm))
+
+
+def _stride(store: EpisodeStore, metas: Sequence[EpisodeMeta]) -> int:
+    """The steps between pictures, the same in all episodes."""
+    gaps = {int(gap) for m in metas for gap in np.diff(store.read(m.episode_id).look_steps())}
+    if len(gaps) > 1:
+        raise DataError(f"pictures lie {sorted(gaps)} steps apart in {store.path}; generate with one --look-every")
+    return gaps.pop() if gaps else 1
+
+
+def _kind(meta: EpisodeMeta) -> tuple[str, str]:
+    done: Mapping[str, Any] = meta.extra.get("perturbation", {})
+    return (done["mode"], done["axis"]) if done else NONE
+
+
+def _about(
+    meta: EpisodeMeta, step: int, stride: int, grace: int
+) -> tuple[bool, str, tuple[str, str], NDArray[np.float32]] | None:
+    """Failing, stage, kind and move of a moment, or None where nobody could say."""
+    spans: Mapping[str, Sequence[int]] = meta.extra["stages"]
+    stage = next((name for name, (_, stop) in spans.items() if step < stop), list(spans)[-1])
+    unknown = np.full(7, np.nan, np.float32)
+    kind = _kind(meta)
+    if kind == NONE:
+        return False, stage, NONE, unknown
+    onset = meta.failure_events[0].onset_step
+    if step < onset:
+        return False, stage, NONE, unknown
+    if step < onset + grace:
+        return None
+    moves = [c["delta"] for c in meta.extra["corrections"] if step <= c["at"] < step + stride]
+    return True, stage, kind, np.array(moves[0], np.float32) if moves else unknown
+
+
+def _frames(policy: CompactVLA, episode: StoredEpisode) -> tuple[list[int], NDArray[np.float32]]:
+    """The steps of all recorded pictures, and their features (N, D)."""
+    states, meta, looks = episode.states(), episode.meta, episode.look_steps().tolist()
+    images = {camera: episode.frames(camera) for camera in policy.config.cameras}
+    observations = [
+        Observation({camera: x[i] for camera, x in images.items()}, states[step], meta.instruction)
+        for i, step in enumerate(looks)
+    ]
+    return looks, np.concatenate([frame_features(policy, part) for part in _batches(observations)])
+
+
+def _batches(observations: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
+    for first in range(0, len(observations), BATCH_FRAMES):
+        yield observations[first : first + BATCH_FRAMES]
+
+
+def _held_out(seeds: NDArray[np.int64], options: RecoveryTraining) -> NDArray[np.bool_]:
+    """Moments of the layouts that are not learned from."""
+    layouts = np.unique(seeds)
+    random = np.random.default_rng(options.seed)
+    chosen = random.choice(layouts, max(1, round(options.held_out * len(layouts))), replace=False)
+    if len(chosen) == len(layouts):
+        raise DataError("all failures are of one layout, so none can be held out; generate more")
+    return np.isin(seeds, chosen)
+
+
+def _tensor(scaler: Scaler, frames_MWD: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(scaler(frames_MWD).astype(np.float32))

@@ -1,0 +1,1 @@
+"""What takes over when a policy fails, and when it hands back."""

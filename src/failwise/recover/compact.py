@@ -1,0 +1,174 @@
+"""A small recovery actor: a recurrent network over the last frames' features of a policy's own backbone.
+
+It answers what FailSafe's model answers (arXiv 2510.01642): the sub-task, whether it is failing, how, and the
+corrective move. The backbone is a compact VLA's, frozen: it has seen these pictures, this robot and this language.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from failwise.detect.base import Scaler
+from failwise.errors import CheckpointError, EpisodeError
+from failwise.policies import load_policy
+from failwise.policies.pooling import Pooling
+from failwise.recover.advice import Advice
+from failwise.types import Observation
+
+FORMAT = "failwise-recovery-1"
+FEATURES = "prefix-mean+prefix-max+prefix-first"
+NONE = ("", "")  # mode and axis of what does not fail
+DELTA = 7
+
+
+class Recurrent(nn.Module):
+    """Frames (B, W, D) to logits: failing (B,), stage (B, S), kind (B, M), and the scaled move (B, 7).
+
+    Args:
+        features: D. stages: S. kinds: M, pairs of mode and axis.
+        width: of the recurrent state.
+    """
+
+    def __init__(self, features: int, stages: int, kinds: int, width: int = 128, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Dropout(dropout))
+        self.recurrent = nn.GRU(width, width, batch_first=True)
+        self.drop = nn.Dropout(dropout)
+        self.failing, self.stage = nn.Linear(width, 1), nn.Linear(width, stages)
+        self.kind, self.delta = (
+            nn.Linear(width, kinds),
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, DELTA)),
+        )
+
+    def forward(self, frames_BWD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four answers about each last frame."""
+        states_BWC, _ = self.recurrent(self.reduce(frames_BWD))
+        last_BC = self.drop(states_BWC[:, -1])
+        return self.failing(last_BC)[:, 0], self.stage(last_BC), self.kind(last_BC), self.delta(last_BC)
+
+
+class CompactAdvisor:
+    """Reads the last frames and advises.
+
+    Args:
+        policy: a compact VLA, whose backbone gives the features.
+        stages: names of the sub-tasks. kinds: pairs of mode and axis, first ``NONE``.
+        window: frames. stride: steps between them.
+        scaler: of a frame's features (D,), with the proprioception at their end.
+        delta_scale: (7,), by which moves were divided for training; 0 for what never moved.
+    """
+
+    def __init__(
+        self, policy: Any, stages: Sequence[str], kinds: Sequence[tuple[str, str]], window: int, stride: int,
+        scaler: Scaler, delta_scale: NDArray[np.float32], network: Recurrent | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.policy, self.stages, self.kinds = policy, tuple(stages), tuple((str(m), str(a)) for m, a in kinds)
+        self.window, self.stride, self.scaler, self.delta_scale = window, stride, scaler, delta_scale
+        self.network = network or Recurrent(len(scaler.mean), len(self.stages), len(self.kinds))
+        self.network.eval()
+        self.notes = notes or {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the episode before."""
+        self._frames: deque[NDArray[np.float32]] = deque(maxlen=self.window)
+
+    def see(self, observation: Observation) -> None:
+        """One frame; its pictures render now."""
+        self._frames.append(frame_features(self.policy, [observation])[0])
+
+    @torch.inference_mode()
+    def advise(self) -> Advice:
+        """The word on the frames seen so far.
+
+        Raises:
+            EpisodeError: none was seen.
+        """
+        if not self._frames:
+            raise EpisodeError("a recovery actor was asked before it saw a frame")
+        frames = [self._frames[0]] * (self.window - len(self._frames)) + list(self._frames)
+        scaled = torch.from_numpy(self.scaler(np.stack(frames)).astype(np.float32))[None]
+        failing, stage, kind, delta = self.network(scaled)
+        kinds = torch.softmax(kind[0], 0).clone()
+        if len(self.kinds) > 1:
+            kinds[0] = -1.0  # how it fails, if it does: whether is another question
+        best = int(kinds.argmax())
+        mode, axis = self.kinds[best]
+        return Advice(
+            failing=float(torch.sigmoid(failing[0])),
+            stage=self.stages[int(stage[0].argmax())],
+            mode=mode,
+            axis=axis,
+            delta=tuple(float(x) for x in delta[0].numpy() * self.delta_scale),
+            confidence=min(max(float(kinds[best]), 0.0), 1.0),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a folder: the policy, the network as safetensors, the rest as JSON."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.policy.save(folder / "policy")
+        arrays = {f"network.{k}": v.numpy() for k, v in self.network.state_dict().items()}
+        save_file({**arrays, **self.scaler.arrays(), "delta_scale": self.delta_scale}, folder / "recovery.safetensors")
+        about = {
+            "format": FORMAT, "stages": self.stages, "kinds": self.kinds, "window": self.window, "stride": self.stride,
+            "notes": self.notes,
+        }  # fmt: skip
+        (folder / "recovery.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a folder.
+
+        Raises:
+            CheckpointError: it is none of a recovery actor's.
+        """
+        from safetensors.numpy import load_file
+
+        try:
+            about = json.loads((folder / "recovery.json").read_text(encoding="utf-8"))
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']!r}, expected {FORMAT!r}")
+            arrays = load_file(folder / "recovery.safetensors")
+            scaler = Scaler()
+            scaler.restore(arrays)
+            kinds = [(mode, axis) for mode, axis in about["kinds"]]
+            network = Recurrent(len(scaler.mean), len(about["stages"]), len(kinds))
+            network.load_state_dict({k[8:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("network.")})
+            delta_scale = arrays["delta_scale"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{folder} is not a recovery actor that 'failwise train recovery' wrote ({why})"
+            ) from error
+        policy = load_policy(folder / "policy")
+        return cls(
+            policy,
+            about["stages"],
+            kinds,
+            about["window"],
+            about["stride"],
+            scaler,
+            delta_scale,
+            network,
+            about["notes"],
+        )
+
+
+def frame_features(policy: Any, observations: Sequence[Observation]) -> NDArray[np.float32]:
+    """Features (B, D) of some frames: the policy's prefix, pooled in three ways, and the proprioception."""
+    context = policy.encode(observations)
+    parts = Pooling.parse(FEATURES)(context, torch.zeros(len(observations), dtype=torch.long))
+    states = np.stack([np.asarray(o.state, np.float32) for o in observations])
+    return np.concatenate([*(part.numpy() for part in parts), states], 1)

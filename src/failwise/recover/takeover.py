@@ -1,0 +1,206 @@
+"""When somebody else acts than the policy, for how long, and when the policy has the robot back.
+
+FailSafe (arXiv 2510.01642) asks its recovery model every ten steps; on a yes it executes one corrective action and
+hands back to the unchanged policy. So here, with limits that a robot needs: on attempts and steps, and no move out of
+the workspace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from failwise.envs.leading import arm_of, closing_commands, inside, towards, with_gripper
+from failwise.errors import EpisodeError, SetupError
+from failwise.types import FailureEvent
+
+if TYPE_CHECKING:
+    from failwise.protocols import Environment
+    from failwise.recover.advice import Advice, Advisor
+    from failwise.types import Observation
+
+Remedy = Literal["correct", "expert", "rewind"]
+
+
+class TakeoverOptions(BaseModel):
+    """When and how somebody takes over.
+
+    Attributes:
+        remedy: "correct" executes the advised move; "expert" lets the environment's expert act, an upper bound;
+            "rewind" leads the hand back to where it was some steps before.
+        threshold: on the advised probability of failure.
+        every: steps between two questions to the advisor.
+        attempts: takeovers an episode, at most.
+        move_steps: steps of one corrective move, at most. expert_steps: steps that the expert acts. back_steps: how far
+            a rewind goes back.
+        pause: steps for which the policy is left alone after a takeover.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    remedy: Remedy = "correct"
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    every: int = Field(default=10, ge=1)
+    attempts: int = Field(default=3, ge=1)
+    move_steps: int = Field(default=25, ge=1)
+    expert_steps: int = Field(default=60, ge=1)
+    back_steps: int = Field(default=30, ge=1)
+    pause: int = Field(default=20, ge=0)
+
+
+@dataclass
+class _Move:
+    """A takeover under way."""
+
+    began: int
+    until: int
+    target_6: NDArray[np.float64] | None = None
+    closing: float = 0.0
+
+
+def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
+    """What a string stands for: "expert", "rewind", or the folder of a recovery actor.
+
+    Raises:
+        CheckpointError: no such folder, or not a recovery actor's.
+    """
+    if spec in ("expert", "rewind"):
+        return Takeover(None, options.model_copy(update={"remedy": spec}), spec)
+    from failwise.recover.compact import CompactAdvisor
+
+    return Takeover(CompactAdvisor.load(Path(spec)), options, spec)
+
+
+class Takeover:
+    """Asks an advisor, takes over, hands back.
+
+    Args:
+        advisor: says whether the episode is failing, and what to do; None where a monitor's alarm says when.
+        options: when and how.
+        name: for the record.
+
+    Raises:
+        SetupError: a corrective move without an advisor that says where to.
+    """
+
+    def __init__(self, advisor: Advisor | None, options: TakeoverOptions | None = None, name: str = "") -> None:
+        self.advisor, self.options, self.name = advisor, options or TakeoverOptions(), name
+        if advisor is None and self.options.remedy == "correct":
+            raise SetupError("a corrective move needs an advisor that says where to; use the remedy expert or rewind")
+        self.events: list[FailureEvent] = []
+        self.refused = 0
+
+    def begin(self, env: Environment) -> None:
+        """Start an episode.
+
+        Raises:
+            SetupError: the environment cannot do what the remedy needs.
+        """
+        if self.options.remedy == "expert" and not env.spec.has_expert:
+            raise SetupError(f"{env.spec.env_id} has no expert to recover with; use the remedy correct or rewind")
+        self._env: Any = env if self.options.remedy == "expert" else arm_of(env, "a recovery move")
+        if self.advisor is not None:
+            self.advisor.begin()
+        self.events, self.refused = [], 0
+        self._move: _Move | None = None
+        self._free_from = 0
+        self._hands: list[NDArray[np.float64]] = []
+        self._closing: list[float] = []
+
+    def act(self, step: int, observation: Observation, stage: str, alarm: bool = False) -> NDArray[Any] | None:
+        """The action of a step, or None where the policy acts.
+
+        Args:
+            step: of the episode; each is asked once, in order.
+            observation: before the step.
+            stage: the success condition that is due, for the record.
+            alarm: a monitor's, at this step.
+        """
+        if self.options.remedy != "expert":
+            self._hands.append(np.array(self._env.hand(), np.float64))
+        if self.advisor is not None and step % self.advisor.stride == 0:
+            self.advisor.see(observation)
+        if self._move is None and self._may_begin(step):
+            self._begin(step, stage, alarm)
+        if self._move is None:
+            return None
+        action = self._next(step, self._move)
+        if action is None:
+            self._free_from = step + self.options.pause
+            self._move = None
+        return action
+
+    def did(self, action: NDArray[Any]) -> None:
+        """Tell the action of the step just asked about, whoever gave it."""
+        if self.options.remedy == "rewind":
+            self._closing.append(float(closing_commands(self._env, [action])[0]))
+
+    def about(self) -> dict[str, Any]:
+        """What took over and how often, for the episode's metadata."""
+        steps = [event.onset_step for event in self.events]
+        return {"recovery": self.name, "remedy": self.options.remedy, "takeovers": steps, "refused": self.refused}
+
+    def _may_begin(self, step: int) -> bool:
+        return len(self.events) < self.options.attempts and step >= self._free_from
+
+    def _begin(self, step: int, stage: str, alarm: bool) -> None:
+        advice: Advice | None = None
+        if self.advisor is not None and step and step % self.options.every == 0:
+            advice = self.advisor.advise()
+        if not alarm and (advice is None or advice.failing <= self.options.threshold):
+            return
+        move = self._planned(step, advice)
+        if move is None:
+            return
+        self._move = move
+        said = (
+            "a monitor's alarm"
+            if advice is None
+            else f"{advice.mode} {advice.axis}".strip() + f", {advice.failing:.2f}"
+        )
+        mode = "takeover" if advice is None else advice.mode or "takeover"
+        self.events.append(
+            FailureEvent(
+                mode=mode, stage=stage, onset_step=step, source="detected", evidence=f"{said}; then: {self._how(move)}"
+            )
+        )
+
+    def _planned(self, step: int, advice: Advice | None) -> _Move | None:
+        """What to do, or None where it would lead out of the workspace."""
+        options = self.options
+        if options.remedy == "expert":
+            return _Move(step, step + options.expert_steps)
+        if options.remedy == "rewind":
+            back = max(0, step - options.back_steps)
+            closing = self._closing[back] if back < len(self._closing) else -1.0
+            return _Move(step, step + options.move_steps, self._hands[back], closing)
+        if advice is None:
+            return None
+        target = self._hands[-1] + np.asarray(advice.delta[:6])
+        if not inside(self._env, target):
+            self.refused += 1
+            return None
+        return _Move(step, step + options.move_steps, target, float(np.sign(advice.delta[6])))
+
+    def _next(self, step: int, move: _Move) -> NDArray[Any] | None:
+        if step >= move.until:
+            return None
+        if move.target_6 is None:
+            action = self._env.expert()
+            if action is None:
+                raise EpisodeError(f"the expert of {self._env.spec.env_id} gives no action at step {step}")
+            return np.asarray(action)
+        action = towards(self._env, move.target_6, move.closing)
+        if action is None and step == move.began:
+            return with_gripper(self._env, self._env.nudge(np.zeros(6)), move.closing)
+        return action
+
+    def _how(self, move: _Move) -> str:
+        if move.target_6 is None:
+            return f"the expert for {self.options.expert_steps} steps"
+        way = (move.target_6 - self._hands[-1])[:3]
+        return f"{self.options.remedy} by ({', '.join(f'{x:+.3f}' for x in way)}) m, gripper {move.closing:+.0f}"
