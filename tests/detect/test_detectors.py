@@ -69,6 +69,20 @@ def test_an_episode_leaves_nothing_behind(detector):
     assert np.array_equal(score_trace(detector, OTHER[0]), first)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ensemble", {"members": {"changes": QUICK["changes"], "mahalanobis": {}}}),
+        ("changes", {"detector": "ensemble", "options": QUICK["ensemble"]}),
+    ],
+)
+def test_detectors_that_stand_on_each_other_come_back_too(name, options, tmp_path):
+    fitted = make_detector(name, **options).fit(TRAIN, seed=1)
+    fitted.save(tmp_path)
+    for one in OTHER[:3]:
+        assert np.array_equal(score_trace(fitted, one), score_trace(load_detector(tmp_path), one))
+
+
 def test_a_saved_detector_gives_the_same_scores(detector, tmp_path):
     detector.save(tmp_path)
     again = load_detector(tmp_path, "ab" * 32)

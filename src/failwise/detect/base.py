@@ -152,11 +152,16 @@ class Detector(ABC):
 
         try:
             self._restore(load_file(folder / "detector.safetensors"))
-            self.features, self.checkpoint = int(about["features"]), str(about["checkpoint_sha256"])
-            self.pooling, self.samples = str(about["pooling"]), int(about["samples"])
+            self.checkpoint, self.pooling = str(about["checkpoint_sha256"]), str(about["pooling"])
+            self.adopt(int(about["features"]), int(about["samples"]))
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder} holds no usable detector ({str(error).splitlines()[0]})") from error
         return self
+
+    def adopt(self, features: int, samples: int) -> None:
+        """Take over the widths that it was fitted on, and begin anew; those that stand on others pass them on."""
+        self.features, self.samples = features, samples
+        self._begin()
 
 
 def score_trace(detector: Detector, trace: Trace) -> NDArray[np.float64]:

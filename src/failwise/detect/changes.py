@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,10 +82,7 @@ class Changes(Detector):
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.member._restore(arrays)
 
-    def load_from(self, folder: Path, about: Mapping[str, Any]) -> Self:
-        """Take over what ``save`` wrote."""
-        super().load_from(folder, about)
-        self.member.features = (3 if self.absolute else 2) * self.features
-        self.member.samples = self.samples
-        self._begin()
-        return self
+    def adopt(self, features: int, samples: int) -> None:
+        """Take over the widths that it was fitted on; the other one reads more."""
+        self.member.adopt((3 if self.absolute else 2) * features, samples)
+        super().adopt(features, samples)

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,13 +98,11 @@ class _Combined(Detector):
             start = f"{name}/"
             member._restore({k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)})
 
-    def load_from(self, folder: Path, about: Mapping[str, Any]) -> Self:
-        """Take over what ``save`` wrote."""
-        super().load_from(folder, about)
+    def adopt(self, features: int, samples: int) -> None:
+        """Take over the widths that it was fitted on; the members read the same."""
         for member in self.members.values():
-            member.features = self.features
-        self._begin()
-        return self
+            member.adopt(features, samples)
+        super().adopt(features, samples)
 
 
 class Ensemble(_Combined):
