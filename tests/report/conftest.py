@@ -17,6 +17,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium: scripts/browser.sh installs it")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        try:
+            made = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        except api.Error as error:
+            pytest.skip(f"{BROWSER} does not start: {str(error).splitlines()[0]}")
         yield made
         made.close()

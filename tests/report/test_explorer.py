@@ -183,8 +183,14 @@ def test_labels_go_into_the_store_and_only_from_our_own_form(site):
     assert store.labels(row.id) == (event,)
     assert event in store.read(row.id).meta.failure_events
     assert any(mark.step == 5 for mark in curves(store.read(row.id)).marks)
-    assert post(page + "/label", token=token, remove="0")[0] == 200
-    assert store.labels(row.id) == ()
+    later = event.model_copy(update={"mode": "stuck", "onset_step": 9})
+    store.label(row.id, later)
+    (name, _) = re.findall(r'name="remove" value="([^"]+)"', get(page)[1])
+    assert post(page + "/label", token=token, remove=name)[0] == 200
+    assert store.labels(row.id) == (later,)
+    assert post(page + "/label", token=token, remove=name)[0] == 200, "a double click, or another tab"
+    assert store.labels(row.id) == (later,), "takes nothing else back"
+    store.unlabel(row.id, later)
 
 
 def test_foreign_names_of_this_machine_and_foreign_pages_are_shut_out(site):

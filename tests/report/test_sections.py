@@ -76,19 +76,35 @@ def record(store: EpisodeStore, seed: int, good: bool, risk: float) -> EpisodeMe
 
 def test_risk_over_time_is_the_median_of_each_outcome(tmp_path):
     store = EpisodeStore(tmp_path / "episodes")
-    metas = [record(store, s, s >= 4, 0.1 * s if s >= 4 else 0.8) for s in range(9)]
+    risks = {4: 0.0, 5: 0.1, 6: 0.2, 7: 0.7, 8: 0.8}  # of the successes: mean .36, median .2
+    metas = [record(store, s, s >= 4, risks.get(s, 0.8)) for s in range(9)]
     (section,) = over_time_sections(store, ["base"])
     assert "risk of failure, 0 to 1, over 20 steps" in section.html
     assert "unknown" not in section.html
     found = dict(re.findall(r'<path d="(M[^"Z]+)"[^>]*><title>(\w+): ', section.html))
     first = {kind: float(path.split()[1]) for path, kind in found.items()}
-    assert first["success"] == pytest.approx(120 * (1 - 0.6), abs=0.1), "the median of .4 to .8"
+    assert first["success"] == pytest.approx(120 * (1 - 0.2), abs=0.1)
+    area = next(p for p in re.findall(r'<path d="(M[^"]+ Z)"', section.html) if p.startswith(f"M{300 * 0.4 / 20:.1f} "))
+    edges = [float(y) for x, y in re.findall(r"[ML]?([\d.]+) ([\d.]+)", area) if float(x) == pytest.approx(6.0)]
+    wanted = {120 * (1 - 0.7), 120 * (1 - 0.1)} | {120 * (1 - 0.8)}
+    assert all(min(abs(e - w) for w in wanted) < 0.1 for e in edges), "the quartiles, not the extremes"
     assert first["failure"] == pytest.approx(120 * (1 - 0.8), abs=0.1)
     assert over_time_sections(store, ["nobody"]) == []
     write_comparison(describe(metas), tmp_path)
     page = write_report(tmp_path).read_text()
     assert "Where in the workspace" in page
     assert "Risk and guidance over time" in page
+
+
+def test_a_moment_that_few_episodes_reach_has_no_point(tmp_path):
+    store = EpisodeStore(tmp_path / "episodes")
+    for seed in range(2):
+        record(store, seed, True, 0.5)
+    assert (
+        over_time_sections(store, ["base"]) == [] or "<title>success" not in over_time_sections(store, ["base"])[0].html
+    )
+    record(store, 2, True, 0.5)
+    assert "<title>success" in over_time_sections(store, ["base"])[0].html
 
 
 def test_episodes_say_where_things_were_at_the_start(tmp_path):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -28,6 +27,7 @@ from starlette.routing import Route
 from failwise.errors import DataError, SetupError, StoreError
 from failwise.report.explorer.catalogue import PAGE, SORTS, Catalogue, Filter
 from failwise.report.explorer.curves import HEIGHT, WIDTH, curves
+from failwise.report.templating import template_environment
 from failwise.store import StoredEpisode
 from failwise.store.naming import MANIFEST
 from failwise.store.video import FPS, encode_video
@@ -54,12 +54,7 @@ class Explorer:
         self.catalogue = Catalogue(root)
         self._token = secrets.token_urlsafe(16)  # of this process: a form on another site does not know it
         self._videos: OrderedDict[tuple[int, str, str, str], bytes] = OrderedDict()
-        self._pages = Environment(
-            loader=PackageLoader("failwise.report", "templates"),
-            autoescape=select_autoescape(["html"]),
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._pages = template_environment()
 
     def index(self, request: Request) -> Response:
         """The list, filtered and sorted."""
@@ -88,12 +83,12 @@ class Explorer:
         meta = episode.meta
         return self._page(
             "episode.html",
-            view=self._view(store, episode, "a"),
+            view=self._view(store, episode),
             store=store,
             meta=meta,
             twins=self.catalogue.twins(store, meta),
             names=self.catalogue.names,
-            labels=list(enumerate(self.catalogue.stores[store].labels(meta.episode_id))),
+            labels=[(_name_of(label), label) for label in self.catalogue.stores[store].labels(meta.episode_id)],
             conditions=list(episode.conditions()),
             modes=sorted({*MODES, *(e.mode for e in meta.failure_events)}),
             token=self._token,
@@ -107,7 +102,7 @@ class Explorer:
             number, _, name = request.query_params.get(side, "").partition("/")
             try:
                 store = int(number)
-                views.append(self._view(store, self.catalogue.read(store, name), side))
+                views.append(self._view(store, self.catalogue.read(store, name)))
             except (ValueError, StoreError) as error:
                 raise HTTPException(404, f"there is no such episode: {request.query_params.get(side, '')}") from error
         return self._page("compare.html", views=views)
@@ -121,7 +116,9 @@ class Explorer:
         name, own = episode.meta.episode_id, self.catalogue.stores[store]
         try:
             if "remove" in form:
-                own.unlabel(name, own.labels(name)[int(str(form["remove"]))])
+                for event in own.labels(name):  # none of them where it was taken back already, in another tab
+                    if _name_of(event) == str(form["remove"]):
+                        own.unlabel(name, event)
                 said = "taken back"
             else:
                 onset = int(str(form.get("onset", "")))
@@ -139,7 +136,7 @@ class Explorer:
                 )
                 own.label(name, event)
                 said = "kept"
-        except (ValueError, IndexError, ValidationError) as error:
+        except (ValueError, ValidationError) as error:
             raise HTTPException(400, f"not labelled: {str(error).splitlines()[0]}") from error
         return RedirectResponse(f"/episode/{store}/{name}?said={said}#labels", status_code=303)
 
@@ -193,12 +190,11 @@ class Explorer:
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
 
-    def _view(self, store: int, episode: StoredEpisode, side: str) -> dict[str, Any]:
+    def _view(self, store: int, episode: StoredEpisode) -> dict[str, Any]:
         """What the player of one episode needs."""
         meta = episode.meta
         looks = episode.look_steps().tolist()
         return {
-            "side": side,
             "store": store,
             "meta": meta,
             "where": self.catalogue.names[store],
@@ -265,8 +261,12 @@ def serve(root: Path, port: int) -> None:
             ) from error
         print(f"explorer: http://127.0.0.1:{ours.getsockname()[1]}/  (Ctrl-C ends it)", file=sys.stderr, flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        server.run(sockets=[ours])
-    app.state.explorer.catalogue.close()
+        try:
+            server.run(sockets=[ours])
+        except KeyboardInterrupt:
+            pass  # what the line above said would end it
+        finally:
+            app.state.explorer.catalogue.close()
 
 
 def _filter(request: Request) -> Filter:
@@ -274,12 +274,20 @@ def _filter(request: Request) -> Filter:
     page = given.pop("page", "1")
     if given.get("sort", "risk") not in SORTS:
         del given["sort"]
-    return Filter(**given, page=int(page) if page.isdecimal() and page.isascii() else 1)
+    return Filter(**given, page=int(page) if page.isdecimal() and page.isascii() and len(page) < 10 else 1)
+
+
+def _name_of(event: FailureEvent) -> str:
+    """By which a form names a label: its place in the list changes when another one is taken back."""
+    return sha256(event.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _version(episode: StoredEpisode) -> str:
     """Changes with what was recorded: the same address shows another episode once another run is served."""
-    return sha256((episode.path / MANIFEST).read_bytes()).hexdigest()[:16]
+    try:
+        return sha256((episode.path / MANIFEST).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise HTTPException(404, f"{episode.id} has no manifest; see: failwise store check") from error
 
 
 def _ranged(request: Request, content: bytes, kind: str, version: str) -> Response:

@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
         store: index of its store. id: its name there.
-        env_id, arm, seed, outcome, steps, looks, hz: from its meta data.
+        env_id, arm, seed, outcome, steps, looks: from its meta data.
         labels: how many failure events people gave it.
         stage: where a failed episode stopped; "" for others, and until its record was read.
         risk: highest risk that was recorded; None where there is none, and until its record was read.
@@ -45,7 +45,6 @@ class Row:
     outcome: Outcome
     steps: int
     looks: int
-    hz: float
     labels: int = 0
     stage: str = ""
     risk: float | None = None
@@ -216,7 +215,6 @@ def highest_risk(episode: StoredEpisode) -> float | None:
 def _row(store: int, meta: EpisodeMeta) -> Row:
     return Row(
         store, meta.episode_id, meta.env_id, meta.arm, meta.env_seed, meta.outcome, meta.n_steps, meta.n_frames,
-        meta.control_hz,
     )  # fmt: skip
 
 

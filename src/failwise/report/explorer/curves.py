@@ -8,7 +8,7 @@ import numpy as np
 
 from failwise.store import StoredEpisode
 
-WIDTH, HEIGHT, BAR = 600, 70, 16  # of a chart, in its own units
+WIDTH, HEIGHT = 600, 70  # of a chart, in its own units
 HIDDEN = ("latency_s",)
 
 
@@ -43,9 +43,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Curves:
-    """All that is drawn of an episode of ``steps`` steps."""
+    """All that is drawn of an episode."""
 
-    steps: int
     lines: tuple[Line, ...]
     bars: tuple[Bar, ...]
     marks: tuple[Mark, ...]
@@ -68,7 +67,7 @@ def curves(episode: StoredEpisode) -> Curves:
         Mark(_x(e.onset_step, steps), " ".join(filter(None, (e.mode, f"({e.source})"))), e.onset_step)
         for e in meta.failure_events
     )
-    return Curves(meta.n_steps, tuple(lines), bars, marks)
+    return Curves(tuple(lines), bars, marks)
 
 
 def _x(step: float, steps: int) -> float:
