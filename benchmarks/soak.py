@@ -106,6 +106,8 @@ def killed_cycle(out: Path, token: str, chance: random.Random) -> int:
             program.wait(chance.uniform(1.0, 9.0) if kills < 3 else None)
             if program.returncode == 0:
                 return kills
+            if kills >= 3:
+                sys.exit(f"soak: {' '.join(command)} ends with exit code {program.returncode}")
         except subprocess.TimeoutExpired:
             family = [pid for pid in marked(token) if pid != program.pid]
             victim = chance.choice(family) if family and chance.random() < 0.5 else program.pid

@@ -18,9 +18,10 @@ import sys
 import time
 from pathlib import Path
 
+from failwise import cli
 from figures import announce
 
-VERBS = ("collect", "evaluate", "report", "detect", "diagnose", "store", "list", "doctor", "train", "improve", "demo")
+VERBS = tuple(cli.VERBS)
 
 
 def seconds(arguments: list[str]) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,3 +130,15 @@ def test_the_command_line_takes_ray_by_name() -> None:
         assert isinstance(executor, RayExecutor)
     with pytest.raises(SetupError, match="--ray-address is for --executor ray"), executor_for("processes", 1, "x"):
         pass
+
+
+def test_without_an_address_it_is_a_ray_of_its_own_whatever_the_environment_names() -> None:
+    program = (
+        "from failwise.rollout.ray_executor import RayExecutor\n"
+        "with RayExecutor(1) as executor:\n"
+        "    print(executor._ray.get_runtime_context().gcs_address)\n"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": "203.0.113.1:6379"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "203.0.113.1" not in done.stdout

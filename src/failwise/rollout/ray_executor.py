@@ -73,7 +73,8 @@ class RayExecutor(WorkerPool[_RayWorker]):
             if address:
                 self._ray.init(address=address, **quiet)
             else:
-                self._ray.init(num_cpus=self._size, include_dashboard=False, **quiet)
+                # "local": never a cluster that happens to run here or that the environment names.
+                self._ray.init(address="local", num_cpus=self._size, include_dashboard=False, **quiet)
         except Exception as error:  # Ray raises many kinds, from ConnectionError to ValueError
             where = f"to the Ray cluster at {address!r}" if address else "to a Ray cluster on this machine"
             raise SetupError(f"cannot connect {where}: {(str(error).splitlines() or [''])[0]}") from error
