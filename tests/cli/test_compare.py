@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from failwise.cli.compare import main
+from failwise.cli.store import main as store_main
 from failwise.errors import DataError, SetupError
-from failwise.evaluate import Comparison
+from failwise.evaluate import Comparison, evaluate
 from failwise.evaluate.statistics import mcnemar_exact, pairs_needed
 from failwise.rollout import RolloutItem, collect
 
@@ -37,11 +38,37 @@ def test_the_baseline_can_be_named(runs, capsys):
     assert "base is worse than new" in capsys.readouterr().out
 
 
-def test_episodes_of_a_run_that_was_stopped_early_are_tested_accordingly(runs, capsys):
-    (runs / "expert" / "stopped_early.json").write_text("{}")
-    assert main([f"base={runs / 'noise'}", f"new={runs / 'expert'}"]) == 0
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory):
+    """What 'failwise evaluate --stop-early' leaves; the baseline is not the first arm of the alphabet."""
+    folder = tmp_path_factory.mktemp("early") / "runs" / "proof"
+    arms = {"noise": "random:3", "able": "expert"}
+    evaluate(["tiny/push", "tiny/reach"], arms, range(300_000, 300_010), folder, workers=1, stop_early=True)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["episodes", ".", "..", "merged"])
+def test_episodes_of_a_run_that_was_stopped_early_are_tested_accordingly(proof, place, tmp_path, capsys):
+    folder = proof / place
+    if place == "merged":
+        folder = tmp_path / "merged"
+        assert store_main(["merge", str(proof / "episodes"), "--into", str(folder)]) == 0
+    assert main([str(folder), "--baseline", "noise"]) == 0
     assert "anytime-valid sign test" in capsys.readouterr().out
-    (runs / "expert" / "stopped_early.json").unlink()
+
+
+def test_the_baseline_is_that_of_the_runs_own_evaluation_or_has_to_be_named(proof, tmp_path, capsys):
+    assert main([str(proof)]) == 0
+    assert "able is better than noise" in capsys.readouterr().out
+    assert store_main(["merge", str(proof / "episodes"), "--into", str(tmp_path / "merged")]) == 0
+    with pytest.raises(SetupError, match="has the arms able, noise: say which one is the --baseline"):
+        main([str(tmp_path / "merged")])
+
+
+def test_planning_for_next_to_nothing_takes_no_time(capsys):
+    assert main(["--plan", "0.01"]) == 0
+    needed = int(capsys.readouterr().out.split()[0])
+    assert needed == pytest.approx((1.959964 + 0.841621) ** 2 * 0.3 / 0.0001**2, rel=1e-5), "the normal approximation"
 
 
 def test_planning_says_what_the_exact_power_says(capsys):

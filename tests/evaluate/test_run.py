@@ -80,6 +80,6 @@ def test_an_unwritable_folder_is_one_line(items, tmp_path: Path) -> None:
 def test_watched_twins_are_counted_and_named_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few for any verdict"):
         evaluate(["tiny/reach"], {"base": "random:3"}, range(3), tmp_path, monitor=tmp_path / "detector")
-    with pytest.raises(SetupError, match=r"'base\+stop' is that of 'base' watched"):
+    with pytest.raises(SetupError, match=r"'base\+stop' is that of 'base' guarded"):
         evaluate(["tiny/reach"], {"base": "a", "base+stop": "b"}, range(9), tmp_path, monitor=tmp_path / "detector")
     assert not (tmp_path / "arms.json").exists()

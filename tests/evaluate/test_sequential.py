@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import beta
 
+from failwise.errors import DataError
 from failwise.evaluate import compare, evaluate, run, verdicts, was_stopped_early
 from failwise.evaluate import sequential as sq
 from failwise.evaluate import statistics as st
@@ -198,3 +199,16 @@ def test_no_plan_is_made_for_a_test_that_is_not_planned_for() -> None:
     assert "power .8" in fixed
     assert "power" not in anytime
     assert anytime.startswith("Cannot tell a from base")
+
+
+@pytest.mark.parametrize(("level", "anytime", "least"), [(0.05, False, 6), (0.05, True, 9), (0.01, False, 8)])
+def test_the_fewest_pairs_are_those_with_which_all_won_is_a_verdict(level, anytime, least) -> None:
+    assert sq.fewest_pairs(level, anytime) == least
+    test = sq.anytime_mcnemar if anytime else st.mcnemar_exact
+    assert test(0, least).p_value <= level < test(0, least - 1).p_value
+
+
+def test_too_few_pairs_for_looking_are_told_before_anything_runs(tmp_path) -> None:
+    with pytest.raises(DataError, match="7 pairs: too few for any verdict, since its test needs at least 9"):
+        evaluate(["tiny/reach"], {"a": "random:3", "b": "expert"}, range(7), tmp_path, stop_early=True)
+    assert not (tmp_path / "episodes").exists()

@@ -71,6 +71,19 @@ def test_labels_survive_packing_and_joining(store, tmp_path):
     assert said(into, 2) == (DROPPED,)
 
 
+def test_joining_again_does_not_bring_back_what_was_taken_back(store, tmp_path):
+    into = EpisodeStore(tmp_path / "into")
+    event = FailureEvent(mode="slip", onset_step=1, source="labelled")
+    store.label(sample_id(0), event)
+    merge([store], into)
+    assert into.labels(sample_id(0)) == (event,)
+    into.unlabel(sample_id(0), event)
+    merge([store], into)
+    assert EpisodeStore(into.path).labels(sample_id(0)) == ()
+    into.label(sample_id(0), event)
+    assert into.labels(sample_id(0)) == (event,), "a person can say it again"
+
+
 def test_only_what_is_there_can_be_labelled(store):
     with pytest.raises(StoreError, match="no episode 'nobody'"):
         store.label("nobody", DROPPED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -368,3 +369,26 @@ def test_two_cannot_rearrange_a_store_at_once(store):
         assert len(store.metas()) == 8, "recording and reading go on"
     with locked(store.path, shared=True):
         assert check(store).sound
+
+
+def test_a_store_that_cannot_be_locked_is_told_in_a_line_and_may_be_looked_at(store, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("failwise.store.durable.fcntl.flock", refused)
+    with pytest.raises(StoreError, match=r"cannot lock .*No locks available"), locked(store.path):
+        pass
+    assert check(store).sound
+    monkeypatch.setattr(
+        "failwise.store.durable.os.open", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+    )
+    with pytest.raises(StoreError, match=r"cannot lock .*full"), locked(store.path):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_store_that_nobody_may_write_needs_no_lock(store):
+    store.path.chmod(0o555)
+    with locked(store.path):
+        pass
+    store.path.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Compare:
     runs: Positional[tuple[str, ...]] = ()
     """Folders with episodes: PATH, or NAME=PATH where all of its episodes are to count as one arm of that name."""
     baseline: str | None = None
-    """Arm that the others are compared with. Default: the first in the order of the folders."""
+    """Arm that the others are compared with. Default: that of the first folder's own evaluation, or its only arm."""
     arms: str = ""
     """Only these arms besides the baseline, e.g. improved-1,extra-1."""
     confidence: float = 0.95
@@ -46,17 +47,17 @@ def main(argv: Sequence[str]) -> int:
         return _plan(options.plan, options.discordant, 1 - options.confidence)
     if not options.runs:
         raise SetupError("name at least one folder with episodes, e.g. failwise compare base=runs/base new=runs/new")
-    from failwise.evaluate import compare, verdicts, was_stopped_early, write_comparison
+    from failwise.evaluate import compare, verdicts, write_comparison
+    from failwise.store import stopped_early, stores_under
 
     metas = [meta for run in options.runs for meta in _episodes(run)]
-    baseline = options.baseline or metas[0].arm
+    baseline = options.baseline or _first_arm(options.runs[0])
     asked = [name.strip() for name in options.arms.split(",") if name.strip()]
     if len({meta.arm for meta in metas}) < 2:
         raise DataError(
             f"all {len(metas)} episodes are of the arm {metas[0].arm!r}: there is nothing to compare it with"
         )
-    folders = [Path(run.partition("=")[2] or run) for run in options.runs]
-    early = any(was_stopped_early(place) for folder in folders for place in (folder, folder.parent))
+    early = any(stopped_early(store) for run in options.runs for store in stores_under(_folder(run)))
     comparison = compare(metas, baseline, arms=asked or None, confidence=options.confidence, anytime=early)
     _table(comparison)
     print("\n".join(verdicts(comparison)))
@@ -69,12 +70,37 @@ def _episodes(run: str) -> list[EpisodeMeta]:
     """The episodes below a folder, under the name that was given to them."""
     from failwise.store import EpisodeStore, stores_under
 
-    name, given, path = run.partition("=")
-    folder = existing_folder(Path(path if given else run), "runs", "recorded episodes")
+    name, given, _ = run.partition("=")
+    folder = existing_folder(_folder(run), "runs", "recorded episodes")
     metas = [m for store in stores_under(folder) for m in EpisodeStore(store, create=False).scan()]
     if not metas:
         raise DataError(f"no episodes in {folder} or below it; 'failwise collect --out {folder}' records some")
     return [m.model_copy(update={"arm": name.strip()}) for m in metas] if given else metas
+
+
+def _folder(run: str) -> Path:
+    return Path(run.partition("=")[2] or run)
+
+
+def _first_arm(run: str) -> str:
+    """The baseline where none is named: the run's own, or its only arm.
+
+    Raises:
+        SetupError: it has several arms, and does not say which of them the others were compared with.
+    """
+    from failwise.store import stores_under
+
+    if "=" in run:
+        return run.partition("=")[0].strip()
+    for store in stores_under(_folder(run)):
+        try:
+            return str(json.loads((store.parent / "comparison.json").read_text(encoding="utf-8"))["baseline"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # no finished evaluation
+    arms = sorted({meta.arm for meta in _episodes(run)})
+    if len(arms) > 1:
+        raise SetupError(f"{_folder(run)} has the arms {', '.join(arms)}: say which one is the --baseline")
+    return arms[0]
 
 
 def _table(comparison: Comparison) -> None:

@@ -16,14 +16,13 @@ from failwise.evaluate.records import (
     TaskResult,
     Unpaired,
 )
-from failwise.evaluate.sequential import anytime_difference, anytime_mcnemar
+from failwise.evaluate.sequential import anytime_difference, anytime_mcnemar, fewest_pairs
 from failwise.evaluate.statistics import (
     clopper_pearson,
     holm,
     mcnemar_exact,
     paired_difference,
     pairs_needed,
-    smallest_decisive_n,
 )
 from failwise.types import EpisodeMeta, Outcome
 
@@ -160,7 +159,7 @@ def _against(arm: str, grid: Grid, base: Grid, confidence: float, anytime: bool)
         cell = ("both" if theirs else "won") if mine else ("lost" if theirs else "neither")
         cells[env_id][cell].append(seed)
     seeds = {env_id: SeedPairs.model_validate(found) for env_id, found in cells.items()}
-    _require_pairs(sum(pairs.n for pairs in seeds.values()), arm, confidence)
+    _require_pairs(sum(pairs.n for pairs in seeds.values()), arm, confidence, anytime)
     tasks = {env_id: _paired([pairs], confidence, anytime) for env_id, pairs in seeds.items()}
     adjusted = holm([result.p_value for result in tasks.values()])
     return ArmComparison(
@@ -172,12 +171,12 @@ def _against(arm: str, grid: Grid, base: Grid, confidence: float, anytime: bool)
     )
 
 
-def _require_pairs(n: int, arm: str, confidence: float) -> None:
-    least = smallest_decisive_n(1 - confidence)
+def _require_pairs(n: int, arm: str, confidence: float, anytime: bool) -> None:
+    least = fewest_pairs(1 - confidence, anytime)
     if n < least:
         raise DataError(
             f"{n} paired episode{'' if n == 1 else 's'} of {arm!r} and the baseline: too few for any "
-            f"verdict, since the exact test needs at least {least}; "
+            f"verdict, since its test needs at least {least}; "
             "run both on the same tasks with more seeds (100 a task is a good start)"
         )
 

@@ -12,9 +12,9 @@ from failwise.errors import DataError, SetupError
 from failwise.evaluate.compare import compare
 from failwise.evaluate.records import Comparison
 from failwise.evaluate.recovered import recovered_arm
-from failwise.evaluate.sequential import anytime_mcnemar
-from failwise.evaluate.statistics import smallest_decisive_n
+from failwise.evaluate.sequential import anytime_mcnemar, fewest_pairs
 from failwise.evaluate.watched import watched_arm
+from failwise.store.naming import EARLY
 from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 COMPARISON_FILE = "comparison.json"
 ARMS_FILE = "arms.json"
-EARLY_FILE = "stopped_early.json"
 EPISODES_FOLDER = "episodes"
 
 
@@ -78,7 +77,7 @@ def evaluate(
     twins = {twin: arm for arm, twin in twin_of.items()}
     if taken := sorted(set(twins) & set(arms)):
         raise SetupError(f"the arm name {taken[0]!r} is that of {twins[taken[0]]!r} guarded; give it another name")
-    first = _check(env_ids, {**arms, **twins}, seeds, baseline, confidence)
+    first = _check(env_ids, {**arms, **twins}, seeds, baseline, confidence, stop_early or was_stopped_early(out))
     from failwise.rollout import collect  # loads torch, which comparing alone does not need
 
     plain = [first, *(arm for arm in arms if arm != first)]
@@ -86,7 +85,7 @@ def evaluate(
     said = {twin: arms[arm] + _said(guard) for twin, arm in twins.items()}
     _claim_folder(Path(out), {**arms, **said})
     if stop_early:
-        _write(Path(out) / EARLY_FILE, json.dumps({"stop_early": True}) + "\n")
+        _write(Path(out) / EARLY, json.dumps({"stop_early": True}) + "\n")
     metas: list[EpisodeMeta] = []
     running = order
     looks = _looks(seeds) if stop_early and len(order) > 1 else [seeds]
@@ -113,7 +112,7 @@ def evaluate(
 
 def was_stopped_early(out: Path) -> bool:
     """Whether the number of pairs in a folder may have depended on their outcomes: fixed tests are not valid there."""
-    return (Path(out) / EARLY_FILE).is_file()
+    return (Path(out) / EARLY).is_file()
 
 
 def undecided(metas: Sequence[EpisodeMeta], baseline: str, arms: Sequence[str], confidence: float) -> list[str]:
@@ -211,6 +210,7 @@ def _check(
     seeds: Sequence[int],
     baseline: str | None,
     confidence: float,
+    anytime: bool,
 ) -> str:
     for name, given in (("task", env_ids), ("arm", list(arms)), ("seed", seeds)):
         if not given:
@@ -221,11 +221,11 @@ def _check(
     first = next(iter(arms)) if baseline is None else baseline
     if first not in arms:
         raise SetupError(f"the baseline {first!r} is not among the arms: {', '.join(arms)}")
-    pairs, least = len(env_ids) * len(seeds), smallest_decisive_n(1 - confidence)
+    pairs, least = len(env_ids) * len(seeds), fewest_pairs(1 - confidence, anytime)
     if len(arms) > 1 and pairs < least:
         raise DataError(
             f"{len(env_ids)} task(s) x {len(seeds)} seed(s) = {pairs} pairs: too few for any verdict, "
-            f"since the exact test needs at least {least}; "
+            f"since its test needs at least {least}; "
             f"ask for at least {-(-least // len(env_ids))} seeds (100 is a good start)"
         )
     return first

@@ -13,6 +13,7 @@ pairs, 226 on average, where a fixed test with power .8 takes 249; of a true 35 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import count
 from math import exp, log
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import betaln, logsumexp, xlogy
 
-from failwise.evaluate.statistics import Interval, TestResult
+from failwise.evaluate.statistics import Interval, TestResult, smallest_decisive_n
 
 PRIOR = 2.0  # of the share of wins among discordant pairs: Beta(2, 2), most of it between .1 and .9
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(1000)
@@ -43,6 +44,14 @@ def anytime_mcnemar(lost: int, won: int) -> TestResult:
         raise ValueError(f"counts must not be negative, got lost={lost}, won={won}")
     capital = (lost + won) * log(2) + betaln(PRIOR + won, PRIOR + lost) - betaln(PRIOR, PRIOR)
     return TestResult(min(1.0, exp(-capital)) if capital > 0 else 1.0, "anytime-valid sign test")
+
+
+def fewest_pairs(level: float, anytime: bool) -> int:
+    """The fewest pairs with which any outcome can give a verdict, by the anytime-valid or the fixed test."""
+    level = round(level, 12)
+    if not anytime:
+        return smallest_decisive_n(level)
+    return next(n for n in count(1) if anytime_mcnemar(0, n).p_value <= level)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from failwise.evaluate.records import FIXED_TEST, ArmResult, Comparison, PairedResult
-from failwise.evaluate.statistics import Interval, smallest_decisive_n
+from failwise.evaluate.sequential import fewest_pairs
+from failwise.evaluate.statistics import Interval
 
 
 class Finding(StrEnum):
@@ -23,7 +24,7 @@ class Finding(StrEnum):
 def finding(result: PairedResult) -> Finding:
     """What ``result`` shows, at the level that its interval's confidence leaves."""
     level = 1 - result.difference.confidence
-    if result.n < smallest_decisive_n(level):
+    if result.n < fewest_pairs(level, result.test != FIXED_TEST):
         return Finding.TOO_FEW
     if result.p_adjusted > level + 1e-12:
         return Finding.CANNOT_TELL
@@ -35,7 +36,7 @@ def verdict(arm: str, baseline: str, result: PairedResult) -> str:
     found = finding(result)
     pairs = f"n = {result.n} pair{'' if result.n == 1 else 's'}"
     if found is Finding.TOO_FEW:
-        least = smallest_decisive_n(1 - result.difference.confidence)
+        least = fewest_pairs(1 - result.difference.confidence, result.test != FIXED_TEST)
         return f"Too few pairs to compare {arm} with {baseline}: {pairs}, and a verdict needs at least {least}."
     evidence = f"{points(result.difference)}, {_test(result)}, {pairs}"
     if found is not Finding.CANNOT_TELL:

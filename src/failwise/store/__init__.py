@@ -5,7 +5,7 @@ from failwise.store.episode import StoredEpisode
 from failwise.store.episode_store import EpisodeStore
 from failwise.store.integrity import CheckResult, Problem, RepairResult, check, clear_leftovers, repair
 from failwise.store.naming import episode_id
-from failwise.store.summary import stores_under, summarise
+from failwise.store.summary import stopped_early, stores_under, summarise
 from failwise.store.writer import EpisodeWriter
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "episode_id",
     "merge",
     "repair",
+    "stopped_early",
     "stores_under",
     "summarise",
 ]

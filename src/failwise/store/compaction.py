@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,8 +14,9 @@ from failwise.errors import StoreError
 from failwise.store.durable import locked, publish, writing_name
 from failwise.store.episode_store import EpisodeStore
 from failwise.store.integrity import problems_of
-from failwise.store.naming import MANIFEST, META
+from failwise.store.naming import EARLY, MANIFEST, META
 from failwise.store.shards import Shard, ShardPath, Shards, write_shard
+from failwise.store.summary import stopped_early
 
 PER_SHARD = 1000
 
@@ -151,7 +153,9 @@ def merge(
     for store in sources:
         for name in store.ids():
             for event in store.labels(name):
-                into.label(name, event)
+                into.adopt_label(name, event)
+        if stopped_early(store.path):
+            (into.path / EARLY).write_text(json.dumps({"stop_early": True}) + "\n", encoding="utf-8")
     return done
 
 

@@ -160,18 +160,25 @@ def locked(root: Path, shared: bool = False) -> Iterator[None]:
     Recording and reading need no lock. Where nothing can be written, nothing can be rearranged either.
 
     Raises:
-        StoreError: somebody else is at it.
+        StoreError: somebody else is at it, or it cannot be made sure that nobody is.
     """
     try:
-        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:
-        yield
-        return
+        descriptor = os.open(root / LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno == errno.EROFS or not os.access(root, os.W_OK):
+            yield
+            return
+        raise StoreError(f"cannot lock {root}: {error.strerror}; free some space or mend its rights") from error
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreError(f"{root} is being packed, repaired or checked by another process; wait for it") from error
+        except OSError as error:  # a file system without locks; looking does no harm there
+            if not shared:
+                raise StoreError(
+                    f"cannot lock {root}: {error.strerror}; rearrange it on the machine that has its disk"
+                ) from error
         yield
     finally:
         os.close(descriptor)

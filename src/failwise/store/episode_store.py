@@ -128,6 +128,11 @@ class EpisodeStore:
         self.place(episode_id)
         self._labels.add(episode_id, event)
 
+    def adopt_label(self, episode_id: str, event: FailureEvent) -> None:
+        """Take a label over from another store, unless it was said, or taken back, here before."""
+        self.place(episode_id)
+        self._labels.adopt(episode_id, event)
+
     def unlabel(self, episode_id: str, event: FailureEvent) -> None:
         """Take back what ``label`` said. Recorded events stay."""
         self._labels.remove(episode_id, event)

@@ -25,6 +25,7 @@ class Labels:
         self._path = root / LABELS
         self._seen: tuple[int, int] = (-1, -1)
         self._events: dict[str, list[FailureEvent]] = {}
+        self._ever: dict[str, list[FailureEvent]] = {}  # those that were taken back too
 
     def of(self, episode_id: str) -> tuple[FailureEvent, ...]:
         """The labels of an episode, oldest first."""
@@ -34,6 +35,12 @@ class Labels:
     def add(self, episode_id: str, event: FailureEvent) -> None:
         """Label an episode. Saying the same twice is saying it once."""
         if event not in self.of(episode_id):
+            self._append({"episode": episode_id, "event": event.model_dump(mode="json")})
+
+    def adopt(self, episode_id: str, event: FailureEvent) -> None:
+        """Take a label over from another store, unless it was said here before: what was taken back stays so."""
+        self._catch_up()
+        if event not in self._ever.get(episode_id, ()):
             self._append({"episode": episode_id, "event": event.model_dump(mode="json")})
 
     def remove(self, episode_id: str, event: FailureEvent) -> None:
@@ -62,19 +69,21 @@ class Labels:
                 return
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
-            self._seen, self._events = (-1, -1), {}
+            self._seen, self._events, self._ever = (-1, -1), {}, {}
             return
         except OSError as error:
             raise StoreError(f"cannot read {self._path}: {error.strerror or error}") from error
         events: dict[str, list[FailureEvent]] = {}
+        ever: dict[str, list[FailureEvent]] = {}
         for line in lines:
             with suppress(ValueError, KeyError, TypeError, ValidationError):
                 said = json.loads(line)
                 event = FailureEvent.model_validate(said["event"])
+                ever.setdefault(str(said["episode"]), []).append(event)
                 known = events.setdefault(str(said["episode"]), [])
                 if said.get("removed"):
                     with suppress(ValueError):
                         known.remove(event)
                 elif event not in known:
                     known.append(event)
-        self._seen, self._events = stamp, events
+        self._seen, self._events, self._ever = stamp, events, ever

@@ -23,6 +23,8 @@ SHARDS = "shards"
 INDEX = ".index.jsonl"
 LABELS = "labels.jsonl"
 LOCK = ".lock"
+EARLY = "stopped_early.json"
+"""Beside a store or in it: how many episodes there are may have depended on how they ended."""
 WRITING = ".writing--"
 
 # A file name may have 255 bytes; the rest is room for the suffixes that quarantine adds.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from failwise.store.episode_store import EpisodeStore
-from failwise.store.naming import EPISODE_FILES, QUARANTINE, SHARDS, WRITING
+from failwise.store.naming import EARLY, EPISODE_FILES, QUARANTINE, SHARDS, WRITING
 from failwise.store.shards import file_size
 from failwise.types import Outcome
 
@@ -53,6 +53,11 @@ def summarise(store: EpisodeStore) -> list[Row]:
         row.frames += meta.n_frames * len(meta.cameras)
         row.bytes += sum(file_size(file) for file in store.place(meta.episode_id).iterdir())
     return [rows[key] for key in sorted(rows)]
+
+
+def stopped_early(store: Path) -> bool:
+    """Whether the number of episodes in a store may depend on their outcomes: fixed tests are not valid there."""
+    return any((place / EARLY).is_file() for place in (store, store.parent))
 
 
 def stores_under(path: Path) -> list[Path]:
