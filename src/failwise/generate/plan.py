@@ -8,7 +8,7 @@ perturbation that repeats the recorded way bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +123,10 @@ class Plan:
     spans: Mapping[str, tuple[int, int]]
     closing: NDArray[np.float32]
 
-    def stage_at(self, step: int) -> str:
-        """The stage that a step belongs to; after the end, the last."""
-        return next((name for name, (_, stop) in self.spans.items() if step < stop), list(self.spans)[-1])
+
+def stage_at(spans: Mapping[str, Sequence[int]], step: int) -> str:
+    """The stage of a plan that a step belongs to; after the end, the last."""
+    return next((name for name, (_, stop) in spans.items() if step < stop), list(spans)[-1])
 
 
 def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from failwise.detect.base import Scaler
 from failwise.errors import DataError
+from failwise.generate.plan import stage_at
 from failwise.learn.options import RecoveryTraining
 from failwise.learn.progress import TrainingProgress
 from failwise.recover.compact import NONE, CompactAdvisor, Recurrent, frame_features
@@ -221,8 +222,7 @@ def _about(
     meta: EpisodeMeta, step: int, stride: int, grace: int
 ) -> tuple[bool, str, tuple[str, str], NDArray[np.float32]] | None:
     """Failing, stage, kind and move of a moment, or None where nobody could say."""
-    spans: Mapping[str, Sequence[int]] = meta.extra["stages"]
-    stage = next((name for name, (_, stop) in spans.items() if step < stop), list(spans)[-1])
+    stage = stage_at(meta.extra["stages"], step)
     unknown = np.full(7, np.nan, np.float32)
     kind = _kind(meta)
     if kind == NONE:

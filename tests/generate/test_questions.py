@@ -1,0 +1,88 @@
+"""Questions for a VLM: their pictures are the last ones, their answers are what was verified, and can be read back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from failwise.cli import main
+from failwise.envs.tiny import make
+from failwise.errors import DataError
+from failwise.generate import GenerateOptions, Request, cells_of, generate
+from failwise.generate.questions import FRAMES, Answer, export_questions
+from failwise.store import EpisodeStore
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("failures")
+    requests = [Request(mode=mode, episodes=3) for mode in ("translation", "wrong_sequence")]
+    generate(cells_of(make("push"), requests), out, GenerateOptions(workers=1, look_every=1))
+    return out
+
+
+def test_every_correction_is_asked_for_and_as_many_correct_moments(data: Path, tmp_path: Path) -> None:
+    entries = json.loads(export_questions(data, tmp_path).read_text())
+    store = EpisodeStore(data / "episodes")
+    corrections = {f"{m.episode_id}@{c['at']}": c for m in store.metas() for c in m.extra.get("corrections", ())}
+    answers = {e["id"]: Answer.parse(e["conversations"][1]["value"]) for e in entries}
+    assert {name for name, answer in answers.items() if answer.failing} == set(corrections)
+    assert sum(not a.failing for a in answers.values()) == len(corrections)
+    for name, correction in corrections.items():
+        done = store.read(name.split("@")[0]).meta.extra["perturbation"]
+        assert (answers[name].mode, answers[name].axis) == (done["mode"], done["axis"])
+        np.testing.assert_allclose(answers[name].delta, correction["delta"], atol=5e-4)
+
+
+def test_pictures_are_the_last_ones_up_to_the_moment_camera_by_camera(data: Path, tmp_path: Path) -> None:
+    entries = json.loads(export_questions(data, tmp_path).read_text())
+    store = EpisodeStore(data / "episodes")
+    for entry in entries:
+        name, _, step = entry["id"].partition("@")
+        episode = store.read(name)
+        cameras = episode.meta.cameras
+        assert entry["conversations"][0]["value"].count("<image>") == len(entry["image"]) == FRAMES * len(cameras)
+        steps = [max(0, int(step) - FRAMES + 1 + k) for k in range(FRAMES)]
+        for place, camera in enumerate(cameras):
+            shown = entry["image"][place * FRAMES : (place + 1) * FRAMES]
+            assert [int(p[-8:-4]) for p in shown] == steps
+            picture = np.asarray(Image.open(tmp_path / shown[-1]))
+            np.testing.assert_array_equal(picture, episode.frames(camera, [int(step)])[0])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer("near goal", False),
+        Answer("near goal", True, "slip", "", (0.01, -0.2, 0.0, 0.0, 0.0, 0.1, 1.0)),
+        Answer("grasped", True, "translation", "x", (0.0, 0.0, 0.123, 0.0, 0.0, 0.0, -1.0)),
+    ],
+)
+def test_answers_are_read_back(answer: Answer) -> None:
+    assert Answer.parse("Well. " + answer.text() + " Good luck!") == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("I cannot help with that.", "no answer of the form"),
+        ("Sub-task: grasp. Failing: yes. Failure: slip. Correction: [1, 2].", "7 numbers, not 2"),
+        ("Sub-task: grasp. Failing: yes.", "not a list of numbers"),
+    ],
+)
+def test_what_is_no_answer_is_told(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Answer.parse(text)
+
+
+def test_the_verb(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "questions", "--data", str(data), "--out", str(tmp_path / "qa"), "--correct", "0"]) == 0
+    assert capsys.readouterr().out.strip().endswith("questions.json")
+    entries = json.loads((tmp_path / "qa" / "questions.json").read_text())
+    assert entries and all(Answer.parse(e["conversations"][1]["value"]).failing for e in entries)
+    assert main(["export", "questions", "--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
+    (tmp_path / "empty" / "episodes").mkdir(parents=True)
+    assert main(["export", "questions", "--data", str(tmp_path / "empty"), "--out", str(tmp_path)]) == 2
+    assert "generate some first" in capsys.readouterr().err
