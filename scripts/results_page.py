@@ -12,6 +12,11 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = {  # page -> title, figures, notes
     "results.md": ("Results", "metaworld_improve.json", "notes.md"),
+    "results_second_run.md": (
+        "Results of the second run",
+        "metaworld_improve_second_run.json",
+        "notes_second_run.md",
+    ),
     "results_third_run.md": (
         "Results of the third run",
         "metaworld_improve_third_run.json",

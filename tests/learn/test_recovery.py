@@ -46,7 +46,7 @@ def advisor(policy: CompactVLA, data: Path) -> CompactAdvisor:
 
 def windows_of(policy: CompactVLA, data: Path):
     metas = [m for m in EpisodeStore(data / "episodes").metas() if "stages" in m.extra]
-    kinds = [NONE, *sorted({(p["mode"], p["axis"]) for m in metas if (p := m.extra.get("perturbation"))})]
+    kinds = [NONE, *sorted({(p["mode"], p["axis"]) for m in metas if (p := m.extra.get("kind"))})]
     stages = sorted({s for m in metas for s in m.extra["stages"]})
     return metas, load_windows(policy, data, metas, stages, kinds, OPTIONS)
 
@@ -122,7 +122,7 @@ def test_it_takes_over_in_rollouts(advisor: CompactAdvisor, tmp_path: Path) -> N
 def test_failures_without_pictures_or_none_at_all_are_told(policy: CompactVLA, tmp_path: Path) -> None:
     cells = cells_of(make("push"), [Request(mode="wrong_sequence", episodes=1)])
     generate(cells, tmp_path, GenerateOptions(workers=1, look_every=0))
-    with pytest.raises(DataError, match="no failures on purpose with pictures"):
+    with pytest.raises(DataError, match="no failures with pictures"):
         train_recovery(policy, tmp_path, OPTIONS)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from failwise.cli.options import parse, writable_folder
+from failwise.cli.options import existing_folder, parse, writable_folder
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
-    from failwise.generate import Cell, Request
+    from failwise.generate import Attempt, Cell, Request
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Generate:
     """Only in these stages, comma-separated; a stage is named by the success condition that ends it. Default: all."""
     axes: str = ""
     """Only along these: x, y, z, roll, pitch, yaw. Default: all along which the task's hand moves."""
+    failures: Path | None = None
+    """Instead of making failures: the failed episodes of this folder, explained by rules and mended. Needs tasks that
+    tell poses (Meta-World)."""
     spec: Path | None = None
     """YAML list of requests, in place of --modes, --episodes, --stages and --axes:
     - {mode: slip, episodes: 20, stages: [near_goal], axes: [x], magnitude: [6, 12]}."""
@@ -62,11 +66,20 @@ def main(argv: Sequence[str]) -> int:
     if asked.spec is not None and (asked.modes or asked.stages or asked.axes):
         raise SetupError("--spec says which modes, stages and axes; leave out --modes, --stages and --axes")
 
+    if asked.failures is not None:
+        if asked.spec is not None or asked.modes or asked.stages or asked.axes:
+            raise SetupError("--failures mends what a policy did; leave out --spec, --modes, --stages and --axes")
+        existing_folder(asked.failures, "--failures", "episodes that 'failwise collect' wrote")
+
     from failwise.envs import parse_env_ids
-    from failwise.generate import GenerateOptions, cells_of, coverage, generate
+    from failwise.generate import GenerateOptions, cells_of, coverage, generate, mend_own
     from failwise.rollout.collecting import environment
 
     env_ids = parse_env_ids(asked.env)
+    if asked.failures is not None:
+        writable_folder(asked.out)
+        options = GenerateOptions(corrections=asked.corrections, look_every=asked.look_every, workers=asked.workers)
+        return _mended(asked.out, mend_own(asked.failures, env_ids, asked.out, options))
     cells = [cell for env_id in env_ids for cell in cells_of(environment(env_id), _requests(asked, env_id))]
     writable_folder(asked.out)
     options = GenerateOptions(
@@ -100,6 +113,20 @@ def _requests(asked: Generate, env_id: str) -> list[Request]:
         )
         for number, mode in enumerate(modes)
     ]
+
+
+def _mended(out: Path, attempts: Sequence[Attempt]) -> int:
+    """One line a task on what was mended; 1 when nothing was."""
+    for env_id in sorted({a.env_id for a in attempts}):
+        mine = [a for a in attempts if a.env_id == env_id]
+        n = Counter(a.result for a in mine)
+        verified = sum(a.corrections for a in mine)
+        print(
+            f"{env_id}: {n['kept']} of {len(mine)} failures mended, {verified} verified recoveries in {out}"
+            + (f"; {n['unmended']} not" if n["unmended"] else "")
+            + (f"; {n['error']} could not be replayed or explained" if n["error"] else "")
+        )
+    return 0 if any(a.result == "kept" for a in attempts) else 1
 
 
 def _names(text: str) -> tuple[str, ...]:

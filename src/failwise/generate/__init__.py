@@ -3,11 +3,13 @@
 from failwise.generate.attempts import Attempt, coverage, read_attempts
 from failwise.generate.cells import Cell, Request, cells_of, possible_modes, read_requests
 from failwise.generate.corrections import Correction
-from failwise.generate.failures import GenerateOptions, generate
+from failwise.generate.failures import generate
+from failwise.generate.mending import GenerateOptions
 from failwise.generate.modes import MODES, Perturbation
+from failwise.generate.own import mend_own
 from failwise.generate.recoveries import RecoveryItem, recover, run_recovery
 
 __all__ = [
     "MODES", "Attempt", "Cell", "Correction", "GenerateOptions", "Perturbation", "RecoveryItem", "Request", "cells_of",
-    "coverage", "generate", "possible_modes", "read_attempts", "read_requests", "recover", "run_recovery",
+    "coverage", "generate", "mend_own", "possible_modes", "read_attempts", "read_requests", "recover", "run_recovery",
 ]  # fmt: skip

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -21,42 +20,16 @@ from failwise.envs.leading import ArmEnvironment
 from failwise.errors import EpisodeError, SetupError
 from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.cells import Cell
-from failwise.generate.corrections import Correction, search
+from failwise.generate.mending import EPISODES, RECOVERIES, Failed, GenerateOptions, mend
 from failwise.generate.modes import MODES, Perturbation, perturb
-from failwise.generate.plan import Plan, Run, execute, expert_arm, make_plan
-from failwise.generate.recording import Told, record
+from failwise.generate.plan import execute, expert_arm, make_plan
+from failwise.generate.recording import Told
 from failwise.rollout.collecting import environment, make_executor
 from failwise.seeds import GENERATE, WIDTH
 from failwise.store import EpisodeStore
-from failwise.types import Actor, FailureEvent, Outcome
+from failwise.types import Actor, FailureEvent
 
-EPISODES, RECOVERIES = "episodes", "recoveries"
 SLOTS = 97  # cells whose layouts are interleaved
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """How failures are made.
-
-    Attributes:
-        corrections: steps of a failed episode from which ways out are searched, at most.
-        tries: poses of the correct way that are tried at each of them, after the expert's own.
-        spacing: steps between them, the first so many after the onset.
-        limit: steps that the expert gets to mend it.
-        look_every: record a picture every so many steps of what is kept; 0: none.
-        patience: attempts at a cell, for each failure wanted, after which the cell is left as it is.
-        offset: skip so many of the layouts reserved for failures on purpose.
-        workers: processes.
-    """
-
-    corrections: int = 3
-    tries: int = 4
-    spacing: int = 10
-    limit: int = 150
-    look_every: int = 2
-    patience: int = 6
-    offset: int = 0
-    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -135,55 +108,23 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     run = execute(env, plan.run.snapshots[0], script)
     if run.first_success is not None:
         return "harmless", 0
-    ways_out = _ways_out(env, run, plan, script.onset, random, options)
-    _record(env, cell, seed, plan, perturbation, script.onset, run, ways_out, Path(out), options)
-    return ("kept" if ways_out else "unmended"), len(ways_out)
-
-
-def _ways_out(
-    env: ArmEnvironment, run: Run, plan: Plan, onset: int, random: np.random.Generator, options: GenerateOptions
-) -> list[tuple[Correction, Run]]:
-    """Verified corrections at a few steps after the onset, spread over what was left of the episode."""
-    points = np.arange(onset + options.spacing, len(run), options.spacing)
-    if run.ended:
-        points = points[points < len(run) - 1]  # nothing follows the end of a task
-    if len(points) > options.corrections:
-        points = np.sort(random.choice(points, options.corrections, replace=False))
-    found = (search(env, run, plan.run, int(at), random, tries=options.tries, limit=options.limit) for at in points)
-    return [one for one in found if one is not None]
-
-
-def _record(
-    env: ArmEnvironment, cell: Cell, seed: int, plan: Plan, perturbation: Perturbation, onset: int, run: Run,
-    ways_out: Sequence[tuple[Correction, Run]], out: Path, options: GenerateOptions,
-) -> None:  # fmt: skip
-    """The failure, the plan that it was made from, and the recoveries; pictures by going back to recorded states."""
-    corrections = [correction.model_dump(mode="json") for correction, _ in ways_out]
-    stages = {name: list(span) for name, span in plan.spans.items()}
-    told = Told(env.spec.instruction, seed)
-    event = FailureEvent(
-        mode=perturbation.mode, stage=perturbation.stage, onset_step=min(onset, len(run) - 1), source="injected",
-        evidence=f"{perturbation.axis} {perturbation.magnitude:+.3g} {MODES[perturbation.mode].unit}".strip(),
+    onset = min(script.onset, len(run) - 1)
+    unit = MODES[cell.mode].unit
+    failed = Failed(
+        run=run,
+        arm=cell.name,
+        told=Told(env.spec.instruction, seed),
+        actors=[Actor.EXPERT if t < script.onset else Actor.PERTURBATION for t in range(len(run))],
+        event=FailureEvent(
+            mode=cell.mode, stage=cell.stage, onset_step=onset, source="injected",
+            evidence=f"{cell.axis} {perturbation.magnitude:+.3g} {unit}".strip(),
+        ),
+        axis=cell.axis,
+        stages={name: list(span) for name, span in plan.spans.items()},
+        extra={"perturbation": perturbation.model_dump(mode="json")},
     )  # fmt: skip
-    extra: dict[str, Any] = {
-        "perturbation": perturbation.model_dump(mode="json"), "corrections": corrections, "stages": stages,
-    }  # fmt: skip
-    outcome = Outcome.FAILURE if run.ended else Outcome.TIMEOUT
-    episodes, recoveries = EpisodeStore(out / EPISODES), EpisodeStore(out / RECOVERIES)
-    actors = [Actor.EXPERT if t < onset else Actor.PERTURBATION for t in range(len(run))]
-    failed = record(env, episodes, cell.name, told, run, actors, outcome, options.look_every, event, extra)
-    of_plan = {"stages": stages}
-    by_expert = [Actor.EXPERT] * len(plan.run)
-    record(env, episodes, "plan", told, plan.run, by_expert, Outcome.SUCCESS, options.look_every, None, of_plan)
-    for number, (correction, rest) in enumerate(ways_out, 1):
-        whole = run.until(correction.at).joined(rest)
-        acted = actors[: correction.at] + [Actor.RECOVERY] * len(rest)
-        more = {"recovers": failed, "takeover": correction.at, "correction": correction.model_dump(mode="json")}
-        arm = f"{cell.name}.{number}"
-        record(
-            env, recoveries, arm, told, whole, acted, Outcome.SUCCESS, options.look_every, event, more,
-            looks_from=correction.at,
-        )  # fmt: skip
+    found = mend(env, failed, plan, random, Path(out), options)
+    return ("kept" if found else "unmended"), found
 
 
 def _draw(cell: Cell, random: np.random.Generator) -> Perturbation:

@@ -157,8 +157,8 @@ def _correct_steps(episode: StoredEpisode) -> Iterator[int]:
 
 
 def _failing(meta: EpisodeMeta, step: int, correction: dict[str, Any]) -> Answer:
-    done = meta.extra["perturbation"]
-    return Answer(_stage(meta, step), True, done["mode"], done["axis"], tuple(correction["delta"]))
+    kind = meta.extra["kind"]
+    return Answer(_stage(meta, step), True, kind["mode"], kind["axis"], tuple(correction["delta"]))
 
 
 def _stage(meta: EpisodeMeta, step: int) -> str:

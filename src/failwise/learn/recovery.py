@@ -198,10 +198,8 @@ def _loss(
 
 def _usable(store: EpisodeStore) -> list[EpisodeMeta]:
     metas = [m for m in store.metas() if "stages" in m.extra and m.n_frames]
-    if not any("perturbation" in m.extra for m in metas):
-        raise DataError(
-            f"{store.path} has no failures on purpose with pictures; make them with: failwise generate --look-every 2"
-        )
+    if not any("kind" in m.extra for m in metas):
+        raise DataError(f"{store.path} has no failures with pictures; make them with: failwise generate --look-every 2")
     return sorted(metas, key=lambda m: (m.env_id, m.env_seed, m.arm))
 
 
@@ -214,8 +212,8 @@ def _stride(store: EpisodeStore, metas: Sequence[EpisodeMeta]) -> int:
 
 
 def _kind(meta: EpisodeMeta) -> tuple[str, str]:
-    done: Mapping[str, Any] = meta.extra.get("perturbation", {})
-    return (done["mode"], done["axis"]) if done else NONE
+    kind: Mapping[str, str] = meta.extra.get("kind", {})
+    return (kind["mode"], kind["axis"]) if kind else NONE
 
 
 def _about(

@@ -1,0 +1,90 @@
+"""The policy's own failures get the labels of failures on purpose: why, since when, and ways out that work."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from failwise.cli import main
+from failwise.envs import make_env
+from failwise.errors import DataError, SetupError
+from failwise.generate import GenerateOptions, mend_own, read_attempts
+from failwise.generate.mending import EPISODES, RECOVERIES
+from failwise.generate.own import stages_of
+from failwise.generate.plan import Run
+from failwise.rollout import RolloutItem, RolloutOptions, collect
+from failwise.store import EpisodeStore
+
+ENV = "metaworld/push"
+OPTIONS = GenerateOptions(corrections=1, look_every=0, workers=1)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two failures of random actions, cut short, and a success of the expert."""
+    out = tmp_path_factory.mktemp("own")
+    short = RolloutOptions(env_options={"step_limit": 40})
+    collect([RolloutItem(ENV, s, s, "random", "random:4") for s in (1, 2)], out, workers=1, quiet=True, options=short)
+    collect([RolloutItem(ENV, 3, 3, "expert", "expert")], out, workers=1, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def mended(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mended")
+    mend_own(source, [ENV], out, OPTIONS)
+    return out
+
+
+def test_every_failure_is_tried_once_and_successes_are_not(source: Path, mended: Path) -> None:
+    attempts = read_attempts(mended)
+    assert sorted(a.seed for a in attempts) == [1, 2]
+    assert {a.result for a in attempts} == {"kept"}
+    mend_own(source, [ENV], mended, OPTIONS)
+    assert read_attempts(mended) == attempts, "the same command again has nothing to do"
+
+
+def test_it_is_the_same_episode_explained_and_mended_from_its_own_states(source: Path, mended: Path) -> None:
+    episodes, recoveries = EpisodeStore(mended / EPISODES), EpisodeStore(mended / RECOVERIES)
+    env = make_env(ENV)
+    for meta in episodes.metas():
+        if meta.arm == "plan":
+            continue
+        own = EpisodeStore(source).read(meta.extra["own"])
+        np.testing.assert_array_equal(episodes.read(meta.episode_id).actions(), own.actions())
+        (event,) = meta.failure_events
+        assert event.source == "rule"
+        assert meta.extra["kind"]["mode"] == event.mode
+    for meta in recoveries.metas():
+        episode = recoveries.read(meta.episode_id)
+        failed = episodes.read(meta.extra["recovers"])
+        at = meta.extra["takeover"]
+        assert at > failed.meta.failure_events[0].onset_step
+        np.testing.assert_array_equal(episode.actions()[:at], failed.actions()[:at])
+        env.reset(seed=meta.env_seed, options={"instruction": meta.instruction})
+        assert any(env.step(action)[-1]["success"] for action in episode.actions()), "seen again from the start"
+    assert len(recoveries) == 2
+
+
+def test_stages_end_where_their_conditions_first_hold() -> None:
+    run = Run([], [], [])
+    run.actions = [np.zeros(1)] * 6  # type: ignore[list-item]
+    held = [(False, False), (True, False), (False, False), (True, False), (True, False), (True, False)]
+    run.conditions = [dict(zip(("near", "done"), row, strict=True)) for row in held]
+    assert stages_of(run, ("near", "done")) == {"near": [0, 2], "done": [2, 6]}
+
+
+def test_nothing_to_mend_and_nobody_to_explain_are_told(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no failed episode of metaworld/reach"):
+        mend_own(source, ["metaworld/reach"], tmp_path, OPTIONS)
+    collect([RolloutItem("tiny/push", 1, 1, "random", "random:3")], tmp_path / "tiny", workers=1, quiet=True)
+    with pytest.raises(SetupError, match="tells no poses"):
+        mend_own(tmp_path / "tiny", ["tiny/push"], tmp_path / "out", OPTIONS)
+
+
+def test_the_verb(source: Path, mended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--env", ENV, "--failures", str(source), "--out", str(mended), "--workers", "1"]
+    assert main(command) == 0
+    assert "metaworld/push: 2 of 2 failures mended, 2 verified recoveries" in capsys.readouterr().out
+    assert main([*command, "--modes", "slip"]) == 2
+    assert "leave out --spec, --modes" in capsys.readouterr().err
