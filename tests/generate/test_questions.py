@@ -11,7 +11,8 @@ from failwise.cli import main
 from failwise.envs.tiny import make
 from failwise.errors import DataError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
-from failwise.generate.questions import FRAMES, Answer, export_questions
+from failwise.generate.questions import export_questions
+from failwise.recover.questions import FRAMES, Answer
 from failwise.store import EpisodeStore
 
 

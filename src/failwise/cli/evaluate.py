@@ -42,9 +42,10 @@ class Evaluate:
     environment's expert, ask asks a person at the terminal (with --workers 1), learned stops or asks as the detector
     learned from costs."""
     recover: str = ""
-    """Who takes over from a failing policy and hands back: a folder that 'failwise train recovery' wrote, expert, or
-    rewind (the hand goes back to where it was). Each arm gets a twin, ARM+recover, on the same seeds. expert and rewind
-    need a --monitor, whose alarms say when; a recovery actor asks itself."""
+    """Who takes over from a failing policy and hands back: a folder that 'failwise train recovery' wrote, vlm:URL#MODEL
+    (a vision-language model behind an OpenAI-compatible server), expert, or rewind (the hand goes back where it was).
+    Each arm gets a twin, ARM+recover, on the same seeds. expert and rewind need a --monitor, whose alarms say when; the
+    others are asked."""
     recover_every: int = 10
     """Steps between two questions to the recovery actor."""
     recover_threshold: float = 0.5
@@ -100,7 +101,7 @@ def _takeover(options: Evaluate) -> TakeoverOptions | None:
     if options.recover in ("expert", "rewind"):
         if options.monitor is None:
             raise SetupError(f"--recover {options.recover} needs a --monitor, whose alarms say when to take over")
-    else:
+    elif not options.recover.startswith("vlm:"):
         existing_folder(Path(options.recover), "--recover", "a recovery actor that 'failwise train recovery' wrote")
     for name, value, least in (("every", options.recover_every, 1), ("attempts", options.recover_attempts, 1)):
         if value < least:

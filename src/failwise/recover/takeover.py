@@ -63,13 +63,17 @@ class _Move:
 
 
 def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
-    """What a string stands for: "expert", "rewind", or the folder of a recovery actor.
+    """What a string stands for: "expert", "rewind", "vlm:URL#MODEL", or the folder of a recovery actor.
 
     Raises:
-        CheckpointError: no such folder, or not a recovery actor's.
+        CheckpointError: no such folder, or not a recovery actor's. SetupError: not an address and a model.
     """
     if spec in ("expert", "rewind"):
         return Takeover(None, options.model_copy(update={"remedy": spec}), spec)
+    if spec.startswith("vlm:"):
+        from failwise.recover.vlm import VLMAdvisor
+
+        return Takeover(VLMAdvisor.parse(spec), options, spec)
     from failwise.recover.compact import CompactAdvisor
 
     return Takeover(CompactAdvisor.load(Path(spec)), options, spec)
