@@ -26,8 +26,9 @@ if ! "$VENV/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11)
 fi
 
 echo "setup: installing failwise[$EXTRAS] (a few minutes the first time)"
+# Byte code is made when a module is first imported: for all at once it would be a minute of waiting, mostly for nothing.
 # shellcheck disable=SC2086  # PIP_ARGS is a list of options
-if ! "$VENV/bin/python" -m pip install --quiet --no-input ${PIP_ARGS:-} --constraint constraints.txt --editable ".[$EXTRAS]"; then
+if ! "$VENV/bin/python" -m pip install --quiet --no-input --no-compile ${PIP_ARGS:-} --constraint constraints.txt --editable ".[$EXTRAS]"; then
   echo "setup: the installation failed (see above). When the network was the cause, run the same command again." >&2
   exit 1
 fi
