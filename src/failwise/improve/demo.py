@@ -14,12 +14,15 @@ TASKS = ("metaworld/peg-insert-side", "metaworld/pick-place")
 
 OPTIONS = ImproveOptions(
     episodes=40,
-    validation_seeds=(6, 10),
+    validation_seeds=(4, 8),
     test_seeds=40,
     samples=(),  # no best of N: its critic would take minutes, and did not help in the full experiment
     guidance=(1.0,),
-    heads=AFILTraining(fit=FitOptions(steps=250, batch=24, copies=4, learning_rate=1e-4, warmup=50)),
-    critic=CriticOptions(steps=350, batch=64),
+    heads=AFILTraining(
+        fit=FitOptions(steps=170, batch=24, copies=4, learning_rate=1.5e-4, warmup=30),
+        failure_set="whole_trajectory",  # the other one asks a value model, which would have to be fitted first
+    ),
+    critic=CriticOptions(steps=220, batch=64),
     extra="none",
     proof="short",
     recoveries="expert",
