@@ -84,6 +84,15 @@ def test_a_yes_moves_the_hand_by_what_was_advised_and_hands_back(tmp_path: Path)
     assert after in episode.chunk_starts(), "the policy looks anew when it has the robot back"
 
 
+def test_an_alarm_asks_the_advisor_at_once_and_is_believed() -> None:
+    env = make("push")
+    observation = env.reset(seed=3)[0]
+    takeover = Takeover(Told(failing=0.1), TakeoverOptions(every=10, attempts=1))
+    takeover.begin(env)
+    for step in range(5):
+        assert (takeover.act(step, observation, "near_puck", alarm=step == 4) is not None) == (step == 4)
+
+
 def test_a_no_changes_nothing(tmp_path: Path) -> None:
     left_alone = run(tmp_path / "a", Takeover(Told(failing=0.5), TakeoverOptions(threshold=0.5)))
     assert set(left_alone.actors()) == {Actor.POLICY}

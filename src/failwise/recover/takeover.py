@@ -122,7 +122,7 @@ class Takeover:
             step: of the episode; each is asked once, in order.
             observation: before the step.
             stage: the success condition that is due, for the record.
-            alarm: a monitor's, at this step.
+            alarm: a monitor's, at the step before.
         """
         if self.options.remedy != "expert":
             self._hands.append(np.array(self._env.hand(), np.float64))
@@ -153,7 +153,7 @@ class Takeover:
 
     def _begin(self, step: int, stage: str, alarm: bool) -> None:
         advice: Advice | None = None
-        if self.advisor is not None and step and step % self.options.every == 0:
+        if self.advisor is not None and step and (alarm or step % self.options.every == 0):
             advice = self.advisor.advise()
         if not alarm and (advice is None or advice.failing <= self.options.threshold):
             return
