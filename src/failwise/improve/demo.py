@@ -14,12 +14,12 @@ TASKS = ("metaworld/peg-insert-side", "metaworld/pick-place")
 
 OPTIONS = ImproveOptions(
     episodes=40,
-    validation_seeds=(4, 8),
+    candidate="recovery-gated",  # as in the full experiment; so few validation episodes would draw lots
     test_seeds=40,
     samples=(),  # no best of N: its critic would take minutes, and did not help in the full experiment
     guidance=(1.0,),
     heads=AFILTraining(
-        fit=FitOptions(steps=170, batch=24, copies=4, learning_rate=1.5e-4, warmup=30),
+        fit=FitOptions(steps=220, batch=24, copies=4, learning_rate=2e-4, warmup=30),
         failure_set="whole_trajectory",  # the other one asks a value model, which would have to be fitted first
     ),
     critic=CriticOptions(steps=220, batch=64),
