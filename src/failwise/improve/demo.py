@@ -19,10 +19,10 @@ OPTIONS = ImproveOptions(
     samples=(),  # no best of N: its critic would take minutes, and did not help in the full experiment
     guidance=(1.0,),
     heads=AFILTraining(
-        fit=FitOptions(steps=220, batch=24, copies=4, learning_rate=2e-4, warmup=30),
+        fit=FitOptions(steps=210, batch=24, copies=4, learning_rate=2e-4, warmup=30),
         failure_set="whole_trajectory",  # the other one asks a value model, which would have to be fitted first
     ),
-    critic=CriticOptions(steps=220, batch=64),
+    critic=CriticOptions(steps=150, batch=64),
     extra="none",
     proof="short",
     recoveries="expert",
