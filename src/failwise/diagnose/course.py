@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.leading import arm_of, closing_commands
 from failwise.errors import EpisodeError, SetupError
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ def replay(env: Environment, episode: StoredEpisode) -> Course:
     """Replay an episode's actions and note where everything is.
 
     Raises:
-        SetupError: the environment tells no poses.
+        SetupError: the environment tells no poses, or not which of its actions closes the gripper.
         EpisodeError: the replay departs from the record.
     """
     poses = getattr(env, "poses", None)
     if poses is None:
         raise SetupError(f"{env.spec.env_id} tells no poses, so rules cannot say why an episode failed there")
+    arm = arm_of(env, "a diagnosis by rules")
     actions, states = episode.actions(), episode.states()
     observation, _ = env.reset(seed=episode.meta.env_seed, options={"instruction": episode.meta.instruction})
     seen = [poses()]
@@ -64,6 +66,5 @@ def replay(env: Environment, episode: StoredEpisode) -> Course:
         observation, *_ = env.step(action)
         seen.append(poses())
     hand, thing = (np.stack([p[name] for p in seen]) for name in ("hand", "object"))
-    return Course(
-        hand, thing, seen[-1]["goal"], actions[:, -1], episode.conditions(), episode.meta.outcome == "success"
-    )
+    closing = closing_commands(arm, list(actions))
+    return Course(hand, thing, seen[-1]["goal"], closing, episode.conditions(), episode.meta.outcome == "success")

@@ -61,7 +61,7 @@ def search(
     at: int,
     random: np.random.Generator,
     *,
-    tries: int = 4,
+    tries: int = 1,
     limit: int = 150,
 ) -> tuple[Correction, Run] | None:
     """A verified corrective move at one step of a failed run, and what happened after it; None where none was found.
@@ -94,13 +94,12 @@ def search(
 def _candidates(
     env: ArmEnvironment, failed: Run, correct: Run | None, at: int, random: np.random.Generator, tries: int, limit: int
 ) -> Iterator[tuple[Way, NDArray[np.float64], float]]:
-    out = Run.begin(env, env.restore(failed.snapshots[at]), keep=False).proceed(env, env.expert, limit)
-    if out.first_success is not None:
-        closing = closing_commands(env, out.actions)
-        # Up to the first change of the gripper: one move cannot stand for a grasp.
-        changes = np.flatnonzero(np.sign(closing[1:]) != np.sign(closing[:-1])) + 1
-        ahead = min(AHEAD, len(out), *(int(c) for c in changes[:1] if c > 2))
-        yield "expert", out.hands[ahead], float(np.sign(closing[ahead - 1]))
+    out = Run.begin(env, env.restore(failed.snapshots[at]), keep=False).proceed(env, env.expert, min(AHEAD, limit))
+    closing = closing_commands(env, out.actions)
+    # Up to the first change of the gripper: one move cannot stand for a grasp.
+    changes = np.flatnonzero(np.sign(closing[1:]) != np.sign(closing[:-1])) + 1
+    ahead = min([len(out), *(int(c) for c in changes[:1] if c > 2)])
+    yield "expert", out.hands[ahead], float(np.sign(closing[ahead - 1]))
     if correct is not None and len(correct) > 14:
         closing = closing_commands(env, correct.actions)
         for _ in range(tries):

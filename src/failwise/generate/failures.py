@@ -101,7 +101,7 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     if plan is None:
         return "no_plan", 0
     random = np.random.default_rng([seed, crc32(cell.name.encode())])
-    perturbation = _draw(cell, random)
+    perturbation = draw(cell, random)
     script = perturb(plan, perturbation)
     if script is None:
         return "inapplicable", 0
@@ -127,7 +127,8 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     return ("kept" if found else "unmended"), found
 
 
-def _draw(cell: Cell, random: np.random.Generator) -> Perturbation:
+def draw(cell: Cell, random: np.random.Generator) -> Perturbation:
+    """One perturbation of a cell's kind: how strong, which way, and when in the stage."""
     low, high = cell.magnitude
     size = float(random.uniform(low, high))
     if MODES[cell.mode].signed and random.random() < 0.5:

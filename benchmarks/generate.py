@@ -1,0 +1,136 @@
+"""What a verified way out of a failure costs: branches from snapshots against replays from the start.
+
+    python benchmarks/generate.py                                  # about three minutes on one core
+    python benchmarks/generate.py --env maniskill/PickCube-v1      # in ManiSkill's own environment
+
+The same failures on purpose, mended three ways, one after the other for each failure; an expert's plan and its failed
+execution, which all three need, are counted for each.
+
+    pairs_per_minute           ``failwise generate``: the expert's own way out first, then a pose of the correct way,
+                               tried from the simulation's state there
+    replayed_pairs_per_minute  FailSafe's procedure (arXiv 2510.01642), a random pose of the correct way, tried by
+                               playing the episode again from its start; the same number of steps a failure
+    branches_over_replays      the first over the second; target 3
+    search_over_replayed_search  the same search both times, branching over replaying, without plan and failure:
+                               what the snapshots alone save
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.envs.leading import ArmEnvironment
+from failwise.generate.cells import Cell, Request, cells_of
+from failwise.generate.corrections import move
+from failwise.generate.failures import draw, layouts_of
+from failwise.generate.mending import LATER, GenerateOptions, ways_out
+from failwise.generate.modes import perturb
+from failwise.generate.plan import Plan, Run, execute, expert_arm, make_plan
+from failwise.rollout.collecting import environment
+from failwise.types import Observation
+from figures import announce
+
+MODES = ("translation", "noop", "slip", "early_release")
+OPTIONS = GenerateOptions()
+
+
+class Replaying:
+    """An environment that comes to a state of a run by playing it from its start."""
+
+    def __init__(self, env: ArmEnvironment, run: Run) -> None:
+        self._env, self._run = env, run
+        self._steps = {id(snapshot): step for step, snapshot in enumerate(run.snapshots)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> Observation:
+        """Come to the state of a snapshot of the run."""
+        observation = self._env.restore(self._run.snapshots[0])
+        for action in self._run.actions[: self._steps[id(snapshot)]]:
+            observation, *_ = self._env.step(action)
+        return observation
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+def failure(env: ArmEnvironment, cell: Cell, seed: int) -> tuple[Plan, Run, int] | None:
+    """Plan, failed run and onset; None where nothing failed."""
+    plan = make_plan(env, seed, env.spec.instruction)
+    script = plan and perturb(plan, draw(cell, np.random.default_rng(seed)))
+    if plan is None or script is None:
+        return None
+    run = execute(env, plan.run.snapshots[0], script)
+    return None if run.first_success is not None else (plan, run, min(script.onset, len(run) - 1))
+
+
+def as_published(env: ArmEnvironment, plan: Plan, run: Run, onset: int, limit: int) -> int:
+    """FailSafe's way: at a few steps of the failed run a random pose of the correct one, from the episode's start."""
+    again: Any = Replaying(env, run)
+    random, found = np.random.default_rng(onset), 0
+    points = range(onset + OPTIONS.spacing, len(run), OPTIONS.spacing)
+    for at in sorted(random.permutation(points)[: OPTIONS.corrections]):
+        chosen = int(random.integers(10, len(plan.run) - 3))
+        branch = Run.begin(env, again.restore(run.snapshots[at]), keep=False)
+        move(env, branch, plan.run.hands[chosen], float(np.sign(plan.closing[chosen])))
+        found += branch.proceed(env, env.expert, limit).first_success is not None
+    return found
+
+
+def mended(env: ArmEnvironment, plan: Plan, run: Run, onset: int) -> dict[str, tuple[int, float]]:
+    """Pairs that each procedure found in a failed run, and its seconds."""
+    again: Any = Replaying(env, run)
+    limit = min(OPTIONS.limit, LATER * len(plan.run))
+    random = partial(np.random.default_rng, onset)
+    ways: dict[str, Callable[[], int]] = {
+        "branches": lambda: len(ways_out(env, run, plan, onset, random(), OPTIONS)),
+        "replayed": lambda: len(ways_out(again, run, plan, onset, random(), OPTIONS)),
+        "published": lambda: as_published(env, plan, run, onset, limit),
+    }
+    return {name: timed(way) for name, way in ways.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="metaworld/pick-place")
+    parser.add_argument("--failures", type=int, default=12, help="attempts at each of four modes")
+    arguments = parser.parse_args()
+    env = expert_arm(environment(arguments.env))
+    cells = cells_of(env, [Request(mode=mode, episodes=arguments.failures) for mode in MODES])
+    shared, failures = 0.0, 0
+    seconds: Counter[str] = Counter()
+    pairs: Counter[str] = Counter()
+    for cell, seed in ((c, s) for c in cells for s in layouts_of(c, max(c.wanted, 1), 0)):
+        made, spent = timed(partial(failure, env, cell, seed))
+        shared += spent
+        if made is not None:
+            failures += 1
+            for name, (found, spent) in mended(env, *made).items():
+                pairs[name] += found
+                seconds[name] += spent
+    print(f"{arguments.env}: {failures} failures ({shared:.1f} s), mended at up to {OPTIONS.corrections} steps each:")
+    for name in seconds:
+        print(f"  {name:12s} {pairs[name]:4d} pairs in {seconds[name]:7.1f} s")
+    rate = {name: 60 * pairs[name] / (shared + seconds[name]) for name in seconds}
+    figures = {
+        "pairs_per_minute": rate["branches"],
+        "replayed_pairs_per_minute": rate["published"],
+        "branches_over_replays": rate["branches"] / rate["published"],
+        "search_over_replayed_search": seconds["replayed"] / seconds["branches"],
+    }
+    announce("generate", figures, env=arguments.env)
+
+
+if __name__ == "__main__":
+    main()
