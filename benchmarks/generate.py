@@ -3,8 +3,9 @@
     python benchmarks/generate.py                                  # about three minutes on one core
     python benchmarks/generate.py --env maniskill/PickCube-v1      # in ManiSkill's own environment
 
-The same failures on purpose, mended three ways, one after the other for each failure; an expert's plan and its failed
-execution, which all three need, are counted for each.
+The same failures on purpose, mended three ways, one after the other for each failure. An expert's plan and its failed
+execution, which all three need, count for each: for the published procedure once more from the start, without keeping
+states; for ours from the step at which they part.
 
     pairs_per_minute           ``failwise generate``: the expert's own way out first, then a pose of the correct way,
                                tried from the simulation's state there
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,14 +66,20 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - start
 
 
-def failure(env: ArmEnvironment, cell: Cell, seed: int) -> tuple[Plan, Run, int] | None:
-    """Plan, failed run and onset; None where nothing failed."""
+def attempt(env: ArmEnvironment, cell: Cell, seed: int) -> tuple[Plan, Run, int] | None:
+    """Plan, changed run and its onset; None where there is nothing to change."""
     plan = make_plan(env, seed, env.spec.instruction)
     script = plan and perturb(plan, draw(cell, np.random.default_rng(seed)))
     if plan is None or script is None:
         return None
-    run = execute(env, plan.run.snapshots[0], script)
-    return None if run.first_success is not None else (plan, run, min(script.onset, len(run) - 1))
+    run = execute(env, plan, script)
+    return plan, run, min(script.onset, len(run) - 1)
+
+
+def from_the_start(env: ArmEnvironment, runs: Sequence[Run]) -> None:
+    """Play some runs from their first state, without keeping states."""
+    for run in runs:
+        Replaying(env, run).restore(run.snapshots[-1])
 
 
 def as_published(env: ArmEnvironment, plan: Plan, run: Run, onset: int, limit: int) -> int:
@@ -81,7 +88,7 @@ def as_published(env: ArmEnvironment, plan: Plan, run: Run, onset: int, limit: i
     random, found = np.random.default_rng(onset), 0
     points = range(onset + OPTIONS.spacing, len(run), OPTIONS.spacing)
     for at in sorted(random.permutation(points)[: OPTIONS.corrections]):
-        chosen = int(random.integers(10, len(plan.run) - 3))
+        chosen = int(random.integers(min(10, len(plan.run) - 4), len(plan.run) - 3))
         branch = Run.begin(env, again.restore(run.snapshots[at]), keep=False)
         move(env, branch, plan.run.hands[chosen], float(np.sign(plan.closing[chosen])))
         found += branch.proceed(env, env.expert, limit).first_success is not None
@@ -108,26 +115,29 @@ def main() -> None:
     arguments = parser.parse_args()
     env = expert_arm(environment(arguments.env))
     cells = cells_of(env, [Request(mode=mode, episodes=arguments.failures) for mode in MODES])
-    shared, failures = 0.0, 0
-    seconds: Counter[str] = Counter()
-    pairs: Counter[str] = Counter()
+    failures, pairs = 0, Counter[str]()
+    making, searching = Counter[str](), Counter[str]()
     for cell, seed in ((c, s) for c in cells for s in layouts_of(c, max(c.wanted, 1), 0)):
-        made, spent = timed(partial(failure, env, cell, seed))
-        shared += spent
-        if made is not None:
+        made, spent = timed(partial(attempt, env, cell, seed))
+        making.update(dict.fromkeys(("branches", "replayed"), spent))
+        if made is None:
+            continue
+        plan, run, onset = made
+        making["published"] += timed(partial(from_the_start, env, (plan.run, run)))[1]
+        if run.first_success is None:
             failures += 1
-            for name, (found, spent) in mended(env, *made).items():
-                pairs[name] += found
-                seconds[name] += spent
-    print(f"{arguments.env}: {failures} failures ({shared:.1f} s), mended at up to {OPTIONS.corrections} steps each:")
-    for name in seconds:
-        print(f"  {name:12s} {pairs[name]:4d} pairs in {seconds[name]:7.1f} s")
-    rate = {name: 60 * pairs[name] / (shared + seconds[name]) for name in seconds}
+            for way, (found, spent) in mended(env, plan, run, onset).items():
+                pairs[way] += found
+                searching[way] += spent
+    print(f"{arguments.env}: {failures} failures, mended at up to {OPTIONS.corrections} steps each:")
+    for way, found in pairs.items():
+        print(f"  {way:12s} {found:4d} pairs, {making[way]:7.1f} s to fail and {searching[way]:7.1f} s to mend")
+    rate = {way: 60 * found / (making[way] + searching[way]) for way, found in pairs.items()}
     figures = {
         "pairs_per_minute": rate["branches"],
         "replayed_pairs_per_minute": rate["published"],
         "branches_over_replays": rate["branches"] / rate["published"],
-        "search_over_replayed_search": seconds["replayed"] / seconds["branches"],
+        "search_over_replayed_search": searching["replayed"] / searching["branches"],
     }
     announce("generate", figures, env=arguments.env)
 

@@ -120,7 +120,7 @@ def test_a_plan_without_a_change_is_repeated_bit_for_bit_even_with_the_hand_led(
     script = Script.of(plan)
     led = Script(script.actions, script.hands, script.closing, script.frozen, 0, len(script.actions))
     for one in (script, led):
-        run = execute(env, plan.run.snapshots[0], one)
+        run = execute(env, plan, one)
         np.testing.assert_array_equal(np.stack(run.actions), np.stack(plan.run.actions))
         np.testing.assert_array_equal(np.stack(run.states), np.stack(plan.run.states))
         assert run.first_success == plan.run.first_success

@@ -105,7 +105,7 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     script = perturb(plan, perturbation)
     if script is None:
         return "inapplicable", 0
-    run = execute(env, plan.run.snapshots[0], script)
+    run = execute(env, plan, script)
     if run.first_success is not None:
         return "harmless", 0
     onset = min(script.onset, len(run) - 1)

@@ -169,9 +169,11 @@ class Script:
         return cls(actions, hands, plan.closing.copy(), np.zeros(n, np.bool_), n, n)
 
 
-def execute(env: ArmEnvironment, start: Snapshot, script: Script) -> Run:
-    """Follow a script from the plan's first state, then hold still for a while."""
-    run = Run.begin(env, env.restore(start))
+def execute(env: ArmEnvironment, plan: Plan, script: Script) -> Run:
+    """Follow a script of a plan, then hold still for a while. What both share is taken over, not done again."""
+    start = min(script.onset, len(plan.run) - 1)
+    env.restore(plan.run.snapshots[start])
+    run = plan.run.until(start)
 
     def act() -> NDArray[Any]:
         t = len(run)
@@ -184,4 +186,4 @@ def execute(env: ArmEnvironment, start: Snapshot, script: Script) -> Run:
             action = script.actions[at] + env.nudge(script.hands[at] - env.hand())
         return with_gripper(env, action, float(script.closing[at]))
 
-    return run.proceed(env, act, len(script.actions) + SETTLE)
+    return run.proceed(env, act, len(script.actions) + SETTLE - start)
