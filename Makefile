@@ -6,11 +6,14 @@ PIP_ARGS ?=
 WORKERS ?= 2
 DEMO_OUT ?= runs/demo
 
+# ManiSkill3 needs numpy 1, so it has an environment of its own.
+MANISKILL_VENV ?= .venv-maniskill
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup render-libraries browser test demo lint bench format hooks constraints clean
+.PHONY: help setup maniskill test-maniskill vulkan constraints-maniskill render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
@@ -19,6 +22,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, the import contract"
 	@echo "make bench   the benchmarks, one line of figures each"
 	@echo "make hooks   install the pre-commit hooks"
+	@echo "make maniskill, make test-maniskill   the same for ManiSkill3, in $(MANISKILL_VENV)"
 
 setup: render-libraries $(STAMP)
 
@@ -32,6 +36,18 @@ browser:
 $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@VENV='$(VENV)' EXTRAS='$(EXTRAS)' PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
 	@touch $@
+
+maniskill: vulkan $(MANISKILL_VENV)/.installed
+
+vulkan:
+	@bash scripts/vulkan.sh
+
+$(MANISKILL_VENV)/.installed: pyproject.toml constraints-maniskill.txt scripts/setup.sh
+	@VENV='$(MANISKILL_VENV)' EXTRAS=maniskill,text,test CONSTRAINTS=constraints-maniskill.txt PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
+	@touch $@
+
+test-maniskill: maniskill
+	OMP_NUM_THREADS=1 $(MANISKILL_VENV)/bin/python -m pytest -n $(WORKERS) -m maniskill tests/envs/test_maniskill.py
 
 # One thread a worker: the workers already fill the cores.
 test: setup browser
@@ -57,9 +73,12 @@ hooks: setup
 	$(BIN)/pre-commit install --hook-type pre-commit --hook-type commit-msg
 
 # After a deliberate upgrade inside $(VENV) and a green 'make lint test'. A local build tag (+cpu) is not a pin.
-constraints:
-	@{ head -n 1 constraints.txt; $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
-	  | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.txt.new && mv constraints.txt.new constraints.txt
+constraints: FILE := constraints.txt
+constraints-maniskill: FILE := constraints-maniskill.txt
+constraints-maniskill: BIN := $(MANISKILL_VENV)/bin
+constraints constraints-maniskill:
+	@{ head -n 1 $(FILE); $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
+	  | sed 's/+[a-z0-9]*$$//' | sort -f; } > $(FILE).new && mv $(FILE).new $(FILE)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MANISKILL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,7 +2,7 @@
 # Creates the virtual environment and installs Failwise into it, editable, with pinned packages. Called by the Makefile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-VENV=${VENV:-.venv} EXTRAS=${EXTRAS:-metaworld,text,dev}
+VENV=${VENV:-.venv} EXTRAS=${EXTRAS:-metaworld,text,dev} CONSTRAINTS=${CONSTRAINTS:-constraints.txt}
 
 # A name on PATH may be a launcher for a version that is not there, so each candidate has to answer.
 find_python() {
@@ -28,7 +28,7 @@ fi
 echo "setup: installing failwise[$EXTRAS] (a few minutes the first time)"
 # Byte code is made when a module is first imported: for all at once it would be a minute of waiting, mostly for nothing.
 # shellcheck disable=SC2086  # PIP_ARGS is a list of options
-if ! "$VENV/bin/python" -m pip install --quiet --no-input --no-compile ${PIP_ARGS:-} --constraint constraints.txt --editable ".[$EXTRAS]"; then
+if ! "$VENV/bin/python" -m pip install --quiet --no-input --no-compile ${PIP_ARGS:-} --constraint "$CONSTRAINTS" --editable ".[$EXTRAS]"; then
   echo "setup: the installation failed (see above). When the network was the cause, run the same command again." >&2
   exit 1
 fi

@@ -36,6 +36,14 @@ sizes = " and ".join("x".join(map(str, image.shape[:2])) for image in images.val
 print(f"{len(images)} cameras, {sizes}, {seconds:.2f} s")
 """
 
+_MANISKILL = """
+from failwise.envs import list_tasks, make_env
+env = make_env("maniskill/" + list_tasks("maniskill")[0], cameras=("front",))
+observation, _ = env.reset(seed=0)
+assert observation.images["front"].std() > 1, "the image is blank"
+print("loads, steps and draws")
+"""
+
 
 @dataclass(frozen=True)
 class Doctor:
@@ -168,22 +176,39 @@ def check_renderer(backend: str, seconds: float) -> Check:
         seconds: time limit.
     """
     name = f"renderer {backend}".strip()
-    environment = dict(os.environ, **({"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend} if backend else {}))
+    environment = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend} if backend else {}
+    ok, detail = _trial(_RENDER, seconds, environment)
+    return Check(name, ok, detail, "" if ok else _render_remedy(backend))
+
+
+def check_maniskill(seconds: float) -> Check:
+    """Whether ManiSkill3 runs in this environment; it has one of its own, so elsewhere this only says so.
+
+    Args:
+        seconds: time limit for one picture, in a process of its own.
+    """
+    if find_spec("mani_skill") is None:
+        return Check("maniskill", False, "not in this environment; it has one of its own", "make maniskill")
+    ok, detail = _trial(_MANISKILL, seconds, {})
+    return Check("maniskill", ok, detail, "" if ok else "make maniskill")
+
+
+def _trial(code: str, seconds: float, environment: dict[str, str]) -> tuple[bool, str]:
+    """Run code in a process of its own: whether it went well, and the last line that it wrote."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _RENDER],
-            env=environment,
+            [sys.executable, "-c", code],
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Check(name, False, f"no frame within {seconds:.0f} s", _render_remedy(backend))
+        return False, f"no frame within {seconds:.0f} s"
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Check(name, False, last[:300], _render_remedy(backend))
-    return Check(name, True, done.stdout.strip().splitlines()[-1])
+        return False, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
+    return True, done.stdout.strip().splitlines()[-1]
 
 
 def _render_remedy(backend: str) -> str:
@@ -229,10 +254,12 @@ def check_all(options: Doctor) -> Iterator[tuple[Check, bool]]:
         yield step(), True
     if sys.platform != "linux":
         yield check_renderer("", options.render_seconds), True
+        yield check_maniskill(options.render_seconds), False
         return
     backends = [check_renderer(backend, options.render_seconds) for backend in ("egl", "osmesa")]
     none_works = not any(check.ok for check in backends)
     yield from ((check, none_works) for check in backends)
+    yield check_maniskill(options.render_seconds), False
 
 
 def main(argv: Sequence[str]) -> int:

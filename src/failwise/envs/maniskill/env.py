@@ -1,0 +1,223 @@
+"""ManiSkill3 behind Failwise's environment protocol.
+
+What the policy sees: three cameras (front, side, and one on the hand), the hand's pose, the gripper's opening, and
+one English sentence. Object and goal poses never reach it. Positions are in the robot's base frame: x forward, y left,
+z up, 0 on the table.
+
+Departures from ``gymnasium.make(...)``, and why:
+
+* Pictures are taken on access only, so a step that nobody looks at runs at the speed of the physics.
+* The goal marker of PickCube shows in the pictures; upstream hides it and tells its position instead.
+* ``snapshot`` also takes the simulation itself through the restored state, so that what follows is the same, bit for
+  bit, whether it was restored or simply went on.
+* An episode goes on after success, up to the step limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from failwise.envs.lazy import LazyImages
+from failwise.envs.maniskill.expert import HOME, OPEN, Stage, servo
+from failwise.envs.maniskill.tasks import TASKS as _TASKS
+from failwise.errors import EpisodeError, SetupError, UnknownNameError
+from failwise.types import HAND_AXES, EnvSpec, Observation
+
+if TYPE_CHECKING:
+    from failwise.envs.maniskill.simulator import Simulator
+
+CONTROL_HZ = 20.0
+CAMERAS = ("front", "side", "hand")
+CONDITIONS = ("near_object", "grasped", "near_goal", "success")
+STATE_NAMES = (
+    "hand_x_m", "hand_y_m", "hand_z_m", "hand_roll_rad", "hand_pitch_rad", "hand_yaw_rad", "gripper_opening_01",
+)  # fmt: skip
+FINGER_M = 0.04  # how far a finger opens
+_WORKSPACE = (np.array([0.4, -0.3, 0.01]), np.array([0.8, 0.3, 0.45]))
+
+
+@cache
+def wordings() -> dict[str, dict[str, Any]]:
+    """Per task: ``instruction``, ``paraphrases`` (for training) and ``held_out`` (never trained on)."""
+    text = files("failwise.envs.maniskill").joinpath("instructions.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+TASKS: tuple[str, ...] = tuple(_TASKS)
+
+
+def make(task: str, **options: Any) -> ManiSkillEnv:
+    """The environment of a task such as "PickCube-v1". Options as of ``ManiSkillEnv``."""
+    return ManiSkillEnv(task, **options)
+
+
+class ManiSkillEnv:
+    """One ManiSkill3 task.
+
+    Args:
+        task: upstream's name, e.g. "PickCube-v1".
+        image_size: pixels a side of all cameras, 16 to 512.
+        cameras: which of "front", "side" and "hand" to offer.
+        step_limit: steps until truncation, at most 500; the task's own when None.
+        simple_visuals: draw the robot by its collision shapes, which have far fewer triangles.
+
+    Actions: float32 (7,) in [-1, 1], upstream's ``pd_ee_delta_pose``: hand displacement x, y, z in units of 10 cm,
+    turn about x, y, z in units of **minus** 0.1 rad (upstream's sign), gripper (1 opens, -1 closes). In one step the
+    arm covers a part of what an action asks for. Proprioception: hand position in metres, roll, pitch, yaw in radians
+    away from fingers-down, gripper opening in [0, 1].
+
+    Raises:
+        UnknownNameError: no such task or camera.
+        SetupError: an option is out of its range.
+        MissingDependencyError: the simulator or its Vulkan driver is missing or too old.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        image_size: int = 96,
+        cameras: tuple[str, ...] = CAMERAS,
+        step_limit: int | None = None,
+        simple_visuals: bool = True,
+    ) -> None:
+        if task not in _TASKS:
+            raise UnknownNameError("maniskill task", task, TASKS)
+        if unknown := [c for c in cameras if c not in CAMERAS]:
+            raise UnknownNameError("maniskill camera", unknown[0], CAMERAS)
+        if not 16 <= image_size <= 512:
+            raise SetupError(f"maniskill image_size must be 16 to 512 pixels, not {image_size}")
+        if step_limit is not None and not 1 <= step_limit <= 500:
+            raise SetupError(f"maniskill step_limit must be 1 to 500, not {step_limit}")
+        from failwise.envs.maniskill.simulator import Simulator
+
+        self._task = _TASKS[task]
+        self._world: Simulator = Simulator(task, self._task, image_size, simple_visuals)
+        self.axes = HAND_AXES
+        self.gripper = (6, -1.0)
+        self.workspace = _WORKSPACE
+        words = wordings()[task]
+        self.spec = EnvSpec(
+            env_id=f"maniskill/{task}",
+            instruction=words["instruction"],
+            paraphrases=tuple(words["paraphrases"]),
+            held_out=tuple(words["held_out"]),
+            action_low=-np.ones(7, np.float32),
+            action_high=np.ones(7, np.float32),
+            state_names=STATE_NAMES,
+            cameras=dict.fromkeys(cameras, (image_size, image_size)),
+            conditions=CONDITIONS,
+            step_limit=step_limit or self._task.step_limit,
+            control_hz=CONTROL_HZ,
+            has_expert=True,
+        )
+        self._steps = 0
+        self._version = 0  # counts every change of the simulation: pictures of an older one are stale
+        self._instruction = self.spec.instruction
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; without a seed, a random one is drawn."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._instruction = (options or {}).get("instruction", self.spec.instruction)
+        self._world.reset(int(seed))
+        self._steps = 0
+        self._version += 1
+        conditions = dict.fromkeys(CONDITIONS, False)
+        return self._observation(), {"conditions": conditions, "success": False, "seed": int(seed)}
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Apply one action.
+
+        Raises:
+            EpisodeError: the action is not finite or has another shape, or the simulation diverged.
+        """
+        a = np.asarray(action, np.float32)
+        if a.shape != (7,) or not np.isfinite(a).all():
+            raise EpisodeError(f"{self.spec.env_id}: an action must be 7 finite numbers, got {a.tolist()}")
+        try:
+            reward, success = self._world.step(np.clip(a, -1.0, 1.0))
+        except Exception as error:  # the simulator's own kinds; one lost episode must not end a night's run
+            raise EpisodeError(f"{self.spec.env_id}: the simulator failed at step {self._steps} ({error})") from error
+        self._steps += 1
+        self._version += 1
+        observation = self._observation()
+        if not (np.isfinite(observation.state).all() and np.isfinite(reward)):
+            raise EpisodeError(f"{self.spec.env_id}: the simulation diverged at step {self._steps}")
+        info = {"conditions": self._conditions(success), "success": success}
+        return observation, reward, False, self._steps >= self.spec.step_limit, info
+
+    def expert(self) -> NDArray[np.float32]:
+        """The scripted expert's action (7,) for the present state. It sees the full simulator state."""
+        return np.clip(servo(self._world.hand, self._task.expert(self._world)), -1.0, 1.0)
+
+    def poses(self) -> dict[str, NDArray[np.float64]]:
+        """Positions (3,) in metres of ``hand`` (between the fingers), ``object`` and ``goal``: no policy sees them."""
+        return {
+            "hand": self._world.hand[:3, 3].copy(),
+            "object": self._world.pose(self._task.thing)[:3, 3].copy(),
+            "goal": self._task.goal(self._world),
+        }
+
+    def hand(self) -> NDArray[np.float64]:
+        """Where the hand is, (6,): metres in the robot's base frame, then roll, pitch, yaw away from fingers-down."""
+        pose = self._world.hand
+        return np.concatenate([pose[:3, 3], Rotation.from_matrix(pose[:3, :3] @ HOME.T).as_euler("xyz")])
+
+    def nudge(self, error_6: NDArray[Any]) -> NDArray[np.float32]:
+        """The action (7,) that moves the hand by an error, as far as one step can; the gripper's part is 0."""
+        error = np.asarray(error_6, np.float64)
+        if not error.any():
+            return np.zeros(7, np.float32)
+        wanted = self.hand() + error
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", wanted[3:]).as_matrix() @ HOME, wanted[:3]
+        action = servo(self._world.hand, Stage(pose, OPEN))
+        action[self.gripper[0]] = 0.0
+        return np.clip(action, -1.0, 1.0)
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next step depends on, as arrays."""
+        return {**self._world.snapshot(), "steps": np.array([self._steps])}
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> Observation:
+        """Continue from a snapshot of the same task.
+
+        Raises:
+            SetupError: the snapshot is of another task or another version of the simulator.
+        """
+        if "steps" not in snapshot or not self._world.fits(snapshot):
+            raise SetupError(f"this snapshot does not fit {self.spec.env_id}: it is of another task or version")
+        self._world.restore(snapshot)
+        self._steps = int(snapshot["steps"][0])
+        self._version += 1
+        return self._observation()
+
+    def close(self) -> None:
+        """Free the simulator and its renderer."""
+        self._world.close()
+
+    def _observation(self) -> Observation:
+        version = self._version
+        images = LazyImages(tuple(self.spec.cameras), self._world.picture, lambda: self._version == version)
+        state = np.append(self.hand(), self._world.opening / FINGER_M).astype(np.float32)
+        return Observation(images, state, self._instruction)
+
+    def _conditions(self, success: bool) -> dict[str, bool]:
+        poses = self.poses()
+        return {
+            "near_object": bool(np.linalg.norm(poses["hand"] - poses["object"]) < self._task.near_m),
+            "grasped": self._world.holds(self._task.thing),
+            "near_goal": self._task.placed(self._world),
+            "success": success,
+        }

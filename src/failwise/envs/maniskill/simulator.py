@@ -1,0 +1,230 @@
+"""One upstream ManiSkill task: the only file that imports ``mani_skill`` and ``sapien``.
+
+Everything that leaves it is in metres and in the robot's base frame.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from failwise.envs.maniskill.vulkan import REMEDY, choose_driver
+from failwise.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from failwise.envs.maniskill.expert import Pose
+    from failwise.envs.maniskill.tasks import Task
+
+BASE_X_M = -0.615  # of the robot's base in the simulator's world, whose axes are parallel
+VIEWS = {  # eye and target in the world, metres
+    "front": ((0.45, 0.0, 0.4), (-0.05, 0.0, 0.08)),
+    "side": ((0.0, 0.6, 0.4), (0.0, 0.0, 0.08)),
+}
+_HAND_CAMERA = ((0.06, 0.0, 0.02), (0.70710678, 0.0, -0.70710678, 0.0))  # beside the fingers, looking along them
+_FAR_M = 5.0
+_POSTURE = [[0.0, np.pi / 8, 0.0, -np.pi * 5 / 8, 0.0, np.pi * 3 / 4, np.pi / 4, 0.04, 0.04]]  # upstream's, at rest
+
+
+class Simulator:
+    """An upstream environment without observations, and cameras that are asked one by one.
+
+    Args:
+        name: upstream's name of the task.
+        task: ours.
+        image_size: pixels a side.
+        simple_visuals: draw the robot by its collision shapes.
+
+    Raises:
+        MissingDependencyError: the simulator or its Vulkan driver is missing or too old.
+    """
+
+    def __init__(self, name: str, task: Task, image_size: int, simple_visuals: bool) -> None:
+        kind = _environment_class(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium's, about an observation space that nobody asks for
+            self._env: Any = _with_cameras(kind, image_size)(
+                obs_mode="none", control_mode="pd_ee_delta_pose", robot_uids=task.robot,
+                sim_backend="physx_cpu", render_backend="cpu",
+            )  # fmt: skip
+        self._task = task
+        self._held: set[str] = set()
+        self._fresh = False  # whether the renderer has the present poses
+        self._things = [actor for actor in self._env.scene.actors.values() if actor.px_body_type == "dynamic"]
+        if simple_visuals:
+            from failwise.envs.maniskill.visuals import simplify
+
+            simplify(self._env)
+
+    @property
+    def hand(self) -> Pose:
+        """Pose between the fingertips, (4, 4)."""
+        return _in_base(self._env.agent.tcp.pose)
+
+    @property
+    def opening(self) -> float:
+        """How far each finger is open on average, 0 to 0.04 m."""
+        return float(self._env.agent.robot.get_qpos()[0, -2:].mean())
+
+    def pose(self, name: str) -> Pose:
+        """Pose of a thing by upstream's name, (4, 4); "socket" is where a charger belongs."""
+        return _in_base(self._env.goal_pose if name == "socket" else getattr(self._env, name).pose)
+
+    def holds(self, name: str) -> bool:
+        """Whether the fingers held a thing after the last step (in tasks without a grasp: touched it)."""
+        return getattr(self._env, name).name in self._held
+
+    def reset(self, seed: int) -> None:
+        """A new layout out of the task's whole range: the same for the same seed, however the last episode went."""
+        self._settle(lambda: self._env.reset(seed=seed % 2**32))
+        self._held = set()
+        self._fresh = False
+
+    def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """Apply an action (7,). Returns reward and success."""
+        _, reward, _, _, info = self._env.step(action)
+        self._held = {thing.name for thing in self._things if self._grips(thing)}
+        self._fresh = False
+        return float(reward), bool(info["success"])
+
+    def picture(self, camera: str) -> NDArray[np.uint8]:
+        """What a camera sees now, uint8 (h, w, 3)."""
+        if not self._fresh:
+            self._env.scene.update_render(update_human_render_cameras=False)
+            self._fresh = True
+        sensor = self._env._sensors[camera]
+        sensor.capture()
+        picture = sensor.get_obs(rgb=True, depth=False, position=False, segmentation=False)["rgb"]
+        return np.array(picture[0].numpy(), np.uint8)
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """The state as arrays. The simulation goes on from the same arrays, without its memory of earlier contacts."""
+        state = self._state()
+        self.restore(state)
+        return state
+
+    def fits(self, snapshot: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether a snapshot has the arrays of this task."""
+        mine = self._state()
+        return all(name in snapshot and snapshot[name].shape == array.shape for name, array in mine.items())
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from a snapshot."""
+        self._settle(lambda: self._place(snapshot))
+        self._held = {thing.name for thing, held in zip(self._things, snapshot["held"], strict=True) if held}
+        self._fresh = False
+
+    def _place(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
+        import torch
+
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in snapshot.items()}
+        nested: dict[str, dict[str, Any]] = {"actors": {}, "articulations": {}}
+        for name, tensor in tensors.items():
+            group, _, item = name.partition("/")
+            if group in nested:
+                nested[group][item] = tensor
+        self._env.set_state_dict(nested)
+        robot = self._env.agent.robot
+        robot.set_joint_drive_targets(tensors["targets"], robot.active_joints)
+        self._env.agent.controller.reset()
+        self._env._elapsed_steps[:] = tensors["elapsed"]
+        if "socket" in tensors:
+            self._env.goal_pose.raw_pose[:] = tensors["socket"]
+
+    def close(self) -> None:
+        """Free the scene."""
+        self._env.close()
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        env = self._env
+        arrays: dict[str, NDArray[Any]] = {
+            f"{group}/{name}": state.cpu().numpy().copy()
+            for group, states in env.get_state_dict().items() if group in ("actors", "articulations")
+            for name, state in states.items()
+        }  # fmt: skip
+        arrays["targets"] = env.agent.robot.drive_targets.cpu().numpy().copy()
+        arrays["elapsed"] = env.elapsed_steps.cpu().numpy().copy()
+        arrays["held"] = np.array([thing.name in self._held for thing in self._things])
+        if hasattr(env, "goal_pose"):
+            arrays["socket"] = env.goal_pose.raw_pose.cpu().numpy().copy()
+        return arrays
+
+    def _grips(self, thing: Any) -> bool:
+        agent = self._env.agent
+        if self._task.held:
+            return bool(agent.is_grasping(thing))
+        fingers = (agent.finger1_link, agent.finger2_link)
+        return any(bool(self._env.scene.get_pairwise_contact_forces(f, thing).abs().max() > 0) for f in fingers)
+
+    def _settle(self, place: Callable[[], object]) -> None:
+        """Put everything somewhere so that what follows does not depend on what came before.
+
+        The solver warm-starts from contacts of the steps before, which no state tells, and hands out the places of
+        parted contacts in reverse: so everything is parted, placed, stepped, parted, and placed again.
+        """
+        self._part()
+        place()
+        self._env.scene.px.step()
+        self._part()
+        place()
+
+    def _part(self) -> None:
+        """Bring the arm into its posture of rest and all things far apart, and let two physics steps pass."""
+        import sapien
+        import torch
+
+        robot, posture = self._env.agent.robot, torch.tensor(_POSTURE)
+        robot.set_qpos(posture)
+        robot.set_qvel(torch.zeros_like(posture))
+        robot.set_joint_drive_targets(posture, robot.active_joints)
+        for k, thing in enumerate(self._things):
+            body = thing._objs[0].find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
+            body.set_entity_pose(sapien.Pose([_FAR_M, k, 1.0]))
+            body.set_linear_velocity([0.0] * 3)
+            body.set_angular_velocity([0.0] * 3)
+        for _ in range(2):
+            self._env.scene.px.step()
+
+
+def _in_base(pose: Any) -> Pose:
+    matrix = np.asarray(pose.sp.to_transformation_matrix(), np.float64)
+    matrix[0, 3] -= BASE_X_M
+    return matrix
+
+
+def _environment_class(name: str) -> Any:
+    """Upstream's class of a task, after a look at whether it can run here."""
+    choose_driver()
+    try:
+        import mani_skill.envs  # noqa: F401  # registers the tasks
+        import sapien
+        from mani_skill.utils.registration import REGISTERED_ENVS
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"ManiSkill cannot be imported ({error}); it has an environment of its own: make maniskill"
+        ) from error
+    try:
+        sapien.render.RenderSystem(sapien.Device("cpu"))
+    except RuntimeError as error:
+        raise MissingDependencyError(f"ManiSkill finds no Vulkan driver that it can use ({error}): {REMEDY}") from error
+    return REGISTERED_ENVS[name].cls
+
+
+def _with_cameras(kind: Any, image_size: int) -> Any:
+    """A task's class with our cameras instead of its own."""
+    import sapien
+    from mani_skill.sensors.camera import CameraConfig
+    from mani_skill.utils import sapien_utils
+
+    def cameras(env: Any) -> list[Any]:
+        look = {name: sapien_utils.look_at(eye, target) for name, (eye, target) in VIEWS.items()}
+        options: dict[str, Any] = {"width": image_size, "height": image_size, "near": 0.01, "far": 10.0}
+        configs = [CameraConfig(uid=name, pose=pose, fov=1.0, **options) for name, pose in look.items()]
+        hand = env.agent.robot.links_map["panda_hand"]
+        pose = sapien.Pose(*_HAND_CAMERA)
+        return [*configs, CameraConfig(uid="hand", pose=pose, fov=np.pi / 2, mount=hand, **options)]
+
+    return type(kind.__name__, (kind,), {"_default_sensor_configs": property(cameras)})

@@ -1,0 +1,227 @@
+"""ManiSkill3: exact snapshots, seeded layouts, pictures on demand, experts that take over anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from failwise.envs import StaleObservationError, list_tasks, make_env
+from failwise.envs.conformance import assert_conforms
+from failwise.envs.maniskill import vulkan
+from failwise.envs.maniskill.env import TASKS, wordings
+from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
+
+simulated = [
+    pytest.mark.maniskill,
+    pytest.mark.skipif(find_spec("mani_skill") is None, reason="set it up with: make maniskill"),
+]
+MAIN = ("PickCube-v1", "PushCube-v1", "StackCube-v1")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(task, marks=simulated) for task in MAIN])
+def env(request):
+    env = make_env(f"maniskill/{request.param}")
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module", params=[pytest.param(task, marks=simulated) for task in TASKS])
+def any_env(request):
+    env = make_env(f"maniskill/{request.param}", cameras=())
+    yield env
+    env.close()
+
+
+def play(env, n, act=None):
+    """The expert's actions (or given ones) and what came of them."""
+    actions, seen = [], []
+    for k in range(n):
+        action = env.expert() if act is None else act[k]
+        observation, reward, _, _, info = env.step(action)
+        actions.append(action)
+        poses = np.concatenate(list(env.poses().values()))
+        seen.append((observation.state.copy(), poses, reward, dict(info["conditions"])))
+    return actions, seen
+
+
+def assert_same(first, second, tolerance):
+    for (s1, p1, r1, c1), (s2, p2, r2, c2) in zip(first, second, strict=True):
+        np.testing.assert_allclose(s1, s2, atol=tolerance, rtol=0)
+        np.testing.assert_allclose(p1, p2, atol=tolerance, rtol=0)
+        assert abs(r1 - r2) <= tolerance
+        assert c1 == c2
+
+
+def success_within(env, limit):
+    return any(env.step(env.expert())[4]["success"] for _ in range(limit))
+
+
+def test_it_conforms(env):
+    assert_conforms(env)
+
+
+def test_restore_is_exact_even_after_another_episode(any_env):
+    env = any_env
+    env.reset(seed=3)
+    play(env, 25)  # in the middle of a grasp or a push
+    snapshot = env.snapshot()
+    assert all(isinstance(array, np.ndarray) for array in snapshot.values())
+    actions, first = play(env, 30)
+    env.reset(seed=8)
+    play(env, 12)
+    env.restore(snapshot)
+    assert_same(first, play(env, 30, actions)[1], 1e-5)
+
+
+def test_the_expert_goes_on_after_a_restore_as_it_did_before(any_env):
+    env = any_env
+    env.reset(seed=4)
+    play(env, 20)
+    snapshot = env.snapshot()
+    first = np.array(play(env, 15)[0])
+    env.reset(seed=9)
+    env.restore(snapshot)
+    np.testing.assert_allclose(np.array(play(env, 15)[0]), first, atol=1e-4)
+
+
+def test_same_seed_same_episode_and_other_seed_other_layout(any_env):
+    env = any_env
+    env.reset(seed=11)
+    actions, first = play(env, 20)
+    env.reset(seed=12)
+    other = env.poses()["object"]
+    play(env, 7)
+    env.reset(seed=11)
+    assert not np.allclose(other, env.poses()["object"])
+    assert_same(first, play(env, 20, actions)[1], 0.0)
+
+
+def test_experts_succeed(any_env):
+    limit = any_env.spec.step_limit
+    wins = 0
+    for seed in range(100, 104):
+        any_env.reset(seed=seed)
+        wins += success_within(any_env, limit)
+    assert wins >= (3 if any_env.spec.task in MAIN else 2)
+
+
+def test_the_expert_takes_over_after_a_failed_grasp(env):
+    """The gripper was let go, turned and led away in the middle of the episode."""
+    env.reset(seed=21)
+    play(env, 18)
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        action = random.uniform(-1, 1, 7).astype(np.float32)
+        action[2], action[6] = 0.5, 1.0
+        env.step(action)
+    assert success_within(env, 2 * env.spec.step_limit)
+
+
+def test_conditions_come_in_order(env):
+    env.reset(seed=5)
+    first = {}
+    for step in range(env.spec.step_limit):
+        info = env.step(env.expert())[4]
+        for name, holds in info["conditions"].items():
+            if holds:
+                first.setdefault(name, step)
+        if info["success"]:
+            break
+    assert list(first) == sorted(first, key=lambda name: (first[name], env.spec.conditions.index(name)))
+    assert set(first) == set(env.spec.conditions)
+
+
+def test_snapshot_of_another_task_is_refused(env):
+    env.reset(seed=0)
+    with pytest.raises(SetupError, match="does not fit"):
+        env.restore({"steps": np.zeros(1)})
+
+
+def test_policy_sees_no_object_or_goal_pose(env):
+    observation, info = env.reset(seed=1)
+    assert observation.state.shape == (7,)
+    assert set(info) == {"conditions", "success", "seed"}
+    np.testing.assert_allclose(observation.state[:6], env.hand(), atol=1e-6)
+    assert np.abs(observation.state[3:6]).max() < 0.3, "away from fingers-down, about zero at the start"
+
+
+def test_pictures_render_only_when_looked_at(env):
+    observation, _ = env.reset(seed=2)
+    env.step(np.zeros(7, np.float32))
+    with pytest.raises(StaleObservationError):
+        observation.images["front"]
+    observation, *_ = env.step(np.zeros(7, np.float32))
+    for camera in ("front", "side", "hand"):
+        image = observation.images[camera]
+        assert image.shape == (96, 96, 3) and image.dtype == np.uint8 and image.std() > 10
+    assert observation.images["side"] is observation.images["side"]
+
+
+def test_bad_actions_end_the_episode_with_a_reason(env):
+    env.reset(seed=0)
+    with pytest.raises(EpisodeError, match="7 finite numbers"):
+        env.step(np.full(7, np.nan))
+    with pytest.raises(EpisodeError, match="7 finite numbers"):
+        env.step(np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"image_size": 4}, "image_size"), ({"step_limit": 0}, "step_limit"), ({"step_limit": 501}, "500")],
+)
+def test_bad_options_are_named(options, word):
+    with pytest.raises(SetupError, match=word):
+        make_env("maniskill/PickCube-v1", **options)
+
+
+def test_unknown_task_and_camera_list_the_choices():
+    with pytest.raises(UnknownNameError, match="PickCube-v1"):
+        make_env("maniskill/PickCub-v1")
+    with pytest.raises(UnknownNameError, match="front"):
+        make_env("maniskill/PickCube-v1", cameras=("corner",))
+
+
+@pytest.mark.skipif(find_spec("mani_skill") is not None, reason="ManiSkill is here")
+def test_without_the_simulator_one_line_says_how_to_set_it_up():
+    with pytest.raises(MissingDependencyError, match="make maniskill") as error:
+        make_env("maniskill/PickCube-v1")
+    assert "\n" not in str(error.value)
+
+
+@simulated[0]
+@simulated[1]
+def test_without_a_driver_one_line_says_how_to_install_it():
+    code = "from failwise.envs import make_env; make_env('maniskill/PickCube-v1')"
+    environment = {"VK_ICD_FILENAMES": "/nowhere.json", "PATH": "/usr/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "MissingDependencyError" in last and "make maniskill" in last
+
+
+def test_the_driver_is_chosen_unless_the_user_chose_one(monkeypatch, tmp_path):
+    (tmp_path / "lvp_icd.x86_64.json").write_text("{}")
+    monkeypatch.setattr(vulkan, "FOLDERS", (tmp_path / "none", tmp_path))
+    monkeypatch.setenv("VK_ICD_FILENAMES", "mine.json")
+    vulkan.choose_driver()
+    assert vulkan.os.environ["VK_ICD_FILENAMES"] == "mine.json"
+    monkeypatch.delenv("VK_ICD_FILENAMES")
+    vulkan.choose_driver()
+    assert vulkan.os.environ["VK_ICD_FILENAMES"] == str(tmp_path / "lvp_icd.x86_64.json")
+
+
+def test_the_registry_lists_the_tasks():
+    assert list_tasks("maniskill") == list(TASKS) and len(TASKS) == 7
+
+
+def test_wordings_are_sentences_and_held_out_ones_are_not_trained_on():
+    assert list(wordings()) == list(TASKS)
+    for words in wordings().values():
+        training = [words["instruction"], *words["paraphrases"]]
+        assert len(words["paraphrases"]) >= 2 and len(words["held_out"]) >= 1
+        assert not set(training) & set(words["held_out"])
+        for sentence in training + words["held_out"]:
+            assert sentence[0].isupper() and sentence.endswith(".") and len(sentence.split()) >= 3
