@@ -26,6 +26,7 @@ VIEWS = {  # eye and target in the world, metres
 }
 _HAND_CAMERA = ((0.06, 0.0, 0.02), (0.70710678, 0.0, -0.70710678, 0.0))  # beside the fingers, looking along them
 _FAR_M = 5.0
+_PERIOD = 8  # physics steps
 _POSTURE = [[0.0, np.pi / 8, 0.0, -np.pi * 5 / 8, 0.0, np.pi * 3 / 4, np.pi / 4, 0.04, 0.04]]  # upstream's, at rest
 
 
@@ -49,9 +50,11 @@ class Simulator:
             self._env: Any = _with_cameras(kind, image_size)(
                 obs_mode="none", control_mode="pd_ee_delta_pose", robot_uids=task.robot,
                 sim_backend="physx_cpu", render_backend="cpu",
+                sim_config={"scene_config": {"enable_enhanced_determinism": True}},
             )  # fmt: skip
         self._task = task
         self._held: set[str] = set()
+        self._ticks = 0  # physics steps made
         self._fresh = False  # whether the renderer has the present poses
         self._things = [actor for actor in self._env.scene.actors.values() if actor.px_body_type == "dynamic"]
         if simple_visuals:
@@ -86,6 +89,7 @@ class Simulator:
     def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
         """Apply an action (7,). Returns reward and success."""
         _, reward, _, _, info = self._env.step(action)
+        self._ticks += self._env._sim_steps_per_control
         self._held = {thing.name for thing in self._things if self._grips(thing)}
         self._fresh = False
         return float(reward), bool(info["success"])
@@ -162,17 +166,22 @@ class Simulator:
     def _settle(self, place: Callable[[], object]) -> None:
         """Put everything somewhere so that what follows does not depend on what came before.
 
-        The solver warm-starts from contacts of the steps before, which no state tells, and hands out the places of
-        parted contacts in reverse: so everything is parted, placed, stepped, parted, and placed again.
+        The solver remembers contacts and counts its steps, which no state tells. Found by experiment: parting, placing
+        and stepping once beforehand, with the number of steps filled up to a multiple, makes it repeat bit for bit.
         """
-        self._part()
+        self._part(2)
         place()
-        self._env.scene.px.step()
-        self._part()
+        self._tick(1)
+        self._part(2 + (-self._ticks - 2) % _PERIOD)
         place()
 
-    def _part(self) -> None:
-        """Bring the arm into its posture of rest and all things far apart, and let two physics steps pass."""
+    def _tick(self, n: int) -> None:
+        for _ in range(n):
+            self._env.scene.px.step()
+        self._ticks += n
+
+    def _part(self, ticks: int) -> None:
+        """Bring the arm into its posture of rest and all things far apart, and let some physics steps pass."""
         import sapien
         import torch
 
@@ -185,8 +194,7 @@ class Simulator:
             body.set_entity_pose(sapien.Pose([_FAR_M, k, 1.0]))
             body.set_linear_velocity([0.0] * 3)
             body.set_angular_velocity([0.0] * 3)
-        for _ in range(2):
-            self._env.scene.px.step()
+        self._tick(ticks)
 
 
 def _in_base(pose: Any) -> Pose:

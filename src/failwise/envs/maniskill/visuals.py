@@ -1,11 +1,12 @@
 """Fewer triangles: what software rendering costs here is vertices, not pixels.
 
-The robot is drawn by the convex shapes that it collides with, in its own colours, and the table as a box. Fingers and
-things keep their shapes.
+The robot is drawn by the convex shapes that it collides with, in its own colours, the table and the ground as boxes.
+Fingers and things keep their shapes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,22 @@ from numpy.typing import NDArray
 
 _TABLE = "table-workspace"
 _TABLE_RGBA = (0.72, 0.56, 0.42, 1.0)
+_GROUND_RGBA = (0.42, 0.44, 0.5, 1.0)
+_GROUND_Z_M = -0.9196429  # the floor that the table stands on
 _FINGERS = ("panda_leftfinger", "panda_rightfinger")
 
 
 def simplify(env: Any) -> None:
-    """Exchange the visuals of an upstream environment's robot and table for simple ones."""
+    """Exchange the visuals of an upstream environment's robot, table and ground for simple ones."""
     for link in env.agent.robot.links:
         if link.name not in _FINGERS:
             _exchange(link._objs[0].entity, link._objs[0], None)
     table = env.scene.actors[_TABLE]._objs[0]
     _exchange(table, table.find_component_by_type(sapien.physx.PhysxRigidBaseComponent), _TABLE_RGBA)
+    ground = env.scene.actors["ground"]._objs[0]
+    floor = sapien.render.RenderShapeBox([10.0, 10.0, 0.01], _material(_GROUND_RGBA))
+    floor.local_pose = sapien.Pose([0.0, 0.0, _GROUND_Z_M - 0.01])
+    _replace(ground, [floor])
 
 
 def triangles(env: Any) -> dict[str, int]:
@@ -40,17 +47,30 @@ def _exchange(entity: Any, collision: Any, rgba: tuple[float, ...] | None) -> No
     body = entity.find_component_by_type(sapien.render.RenderBodyComponent)
     if body is None or collision is None or not collision.collision_shapes:
         return
-    material = sapien.render.RenderMaterial()
-    material.base_color = _colour(body) if rgba is None else list(rgba)
-    material.roughness = 0.8
-    simple = sapien.render.RenderBodyComponent()
+    material = _material(_colour(body) if rgba is None else rgba)
+    shapes = []
     for shape in collision.collision_shapes:
         drawn = _drawn(shape, material)
         if drawn is not None:
             drawn.local_pose = shape.local_pose
-            simple.attach(drawn)
+            shapes.append(drawn)
+    _replace(entity, shapes)
+
+
+def _replace(entity: Any, shapes: list[Any]) -> None:
+    body = entity.find_component_by_type(sapien.render.RenderBodyComponent)
+    simple = sapien.render.RenderBodyComponent()
+    for shape in shapes:
+        simple.attach(shape)
     entity.remove_component(body)
     entity.add_component(simple)
+
+
+def _material(rgba: Sequence[float]) -> Any:
+    material = sapien.render.RenderMaterial()
+    material.base_color = list(rgba)
+    material.roughness = 0.8
+    return material
 
 
 def _drawn(shape: Any, material: Any) -> Any:
