@@ -24,10 +24,8 @@ VIEWS = {  # eye and target in the world, metres
     "front": ((0.45, 0.0, 0.4), (-0.05, 0.0, 0.08)),
     "side": ((0.0, 0.6, 0.4), (0.0, 0.0, 0.08)),
 }
+_TOUCH_M = 1e-3
 _HAND_CAMERA = ((0.06, 0.0, 0.02), (0.70710678, 0.0, -0.70710678, 0.0))  # beside the fingers, looking along them
-_FAR_M = 5.0
-_PERIOD = 8  # physics steps
-_POSTURE = [[0.0, np.pi / 8, 0.0, -np.pi * 5 / 8, 0.0, np.pi * 3 / 4, np.pi / 4, 0.04, 0.04]]  # upstream's, at rest
 
 
 class Simulator:
@@ -54,9 +52,9 @@ class Simulator:
             )  # fmt: skip
         self._task = task
         self._held: set[str] = set()
-        self._ticks = 0  # physics steps made
         self._fresh = False  # whether the renderer has the present poses
         self._things = [actor for actor in self._env.scene.actors.values() if actor.px_body_type == "dynamic"]
+        self._bodies = [body for body in self._env.scene.sub_scenes[0].entities if _is_physical(body)]
         if simple_visuals:
             from failwise.envs.maniskill.visuals import simplify
 
@@ -82,14 +80,13 @@ class Simulator:
 
     def reset(self, seed: int) -> None:
         """A new layout out of the task's whole range: the same for the same seed, however the last episode went."""
-        self._settle(lambda: self._env.reset(seed=seed % 2**32))
+        self._settle(lambda: self._begin(seed % 2**32))
         self._held = set()
         self._fresh = False
 
     def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
         """Apply an action (7,). Returns reward and success."""
         _, reward, _, _, info = self._env.step(action)
-        self._ticks += self._env._sim_steps_per_control
         self._held = {thing.name for thing in self._things if self._grips(thing)}
         self._fresh = False
         return float(reward), bool(info["success"])
@@ -120,6 +117,11 @@ class Simulator:
         self._settle(lambda: self._place(snapshot))
         self._held = {thing.name for thing, held in zip(self._things, snapshot["held"], strict=True) if held}
         self._fresh = False
+
+    def _begin(self, seed: int) -> None:
+        self._env.reset(seed=seed)
+        robot = self._env.agent.robot
+        robot.set_joint_drive_targets(robot.get_qpos(), robot.active_joints)  # the last episode's are still there
 
     def _place(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
         import torch
@@ -160,47 +162,49 @@ class Simulator:
         agent = self._env.agent
         if self._task.held:
             return bool(agent.is_grasping(thing))
-        fingers = (agent.finger1_link, agent.finger2_link)
-        return any(bool(self._env.scene.get_pairwise_contact_forces(f, thing).abs().max() > 0) for f in fingers)
+        # Nearness, not force: what is pushed bounces ahead of the fingers, and forces are those of one moment.
+        fingers = {link._objs[0].entity for link in (agent.finger1_link, agent.finger2_link)}
+        pairs = ({body.entity for body in contact.bodies} for contact in self._near())
+        return any(thing._objs[0] in pair and pair & fingers for pair in pairs)
+
+    def _near(self) -> list[Any]:
+        """Contacts of things that touch; those that the solver only expects are left out."""
+        contacts = self._env.scene.px.get_contacts()
+        return [c for c in contacts if min((p.separation for p in c.points), default=np.inf) < _TOUCH_M]
 
     def _settle(self, place: Callable[[], object]) -> None:
         """Put everything somewhere so that what follows does not depend on what came before.
 
-        The solver remembers contacts and counts its steps, which no state tells. Found by experiment: parting, placing
-        and stepping once beforehand, with the number of steps filled up to a multiple, makes it repeat bit for bit.
+        The solver remembers contacts, and the order in which it takes them up depends on all contacts that there ever
+        were; no state tells either. So all bodies move, in the same order, into a new simulation that knows nothing.
         """
-        self._part(2)
-        place()
-        self._tick(1)
-        self._part(2 + (-self._ticks - 2) % _PERIOD)
-        place()
-
-    def _tick(self, n: int) -> None:
-        for _ in range(n):
-            self._env.scene.px.step()
-        self._ticks += n
-
-    def _part(self, ticks: int) -> None:
-        """Bring the arm into its posture of rest and all things far apart, and let some physics steps pass."""
         import sapien
-        import torch
 
-        robot, posture = self._env.agent.robot, torch.tensor(_POSTURE)
-        robot.set_qpos(posture)
-        robot.set_qvel(torch.zeros_like(posture))
-        robot.set_joint_drive_targets(posture, robot.active_joints)
-        for k, thing in enumerate(self._things):
-            body = thing._objs[0].find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
-            body.set_entity_pose(sapien.Pose([_FAR_M, k, 1.0]))
-            body.set_linear_velocity([0.0] * 3)
-            body.set_angular_velocity([0.0] * 3)
-        self._tick(ticks)
+        old = self._env.scene.px
+        new = sapien.physx.PhysxCpuSystem()
+        new.timestep = old.timestep
+        scene = sapien.Scene([new, self._env.scene.sub_scenes[0].render_system])
+        for body in self._bodies:
+            body.remove_from_scene()
+        for body in self._bodies:
+            scene.add_entity(body)
+        self._env.scene.px = new
+        self._physics = scene  # which lives as long as somebody holds it
+        place()
+        for thing in self._things:  # how soon each falls asleep it carries along
+            thing._objs[0].find_component_by_type(sapien.physx.PhysxRigidDynamicComponent).wake_up()
 
 
 def _in_base(pose: Any) -> Pose:
     matrix = np.asarray(pose.sp.to_transformation_matrix(), np.float64)
     matrix[0, 3] -= BASE_X_M
     return matrix
+
+
+def _is_physical(entity: Any) -> bool:
+    import sapien
+
+    return any(isinstance(part, sapien.physx.PhysxBaseComponent) for part in entity.components)
 
 
 def _environment_class(name: str) -> Any:

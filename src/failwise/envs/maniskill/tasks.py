@@ -136,7 +136,7 @@ def lift_peg(world: World) -> Stage:
     end = axis * np.sign((hand[:3, 3] - peg[:3, 3]) @ axis)
     turn = np.cross(end, (0.0, 0.0, 1.0))
     turn *= min(tilt, 0.25) / max(float(np.linalg.norm(turn)), 1e-9)
-    height = PEG_HALF_M + (0.05 if tilt > 0.06 else 0.0)
+    height = PEG_HALF_M + (0.08 if tilt > 0.06 else 0.0)  # high up the wrist has room to turn the fingers forward
     rotation = Rotation.from_rotvec(turn).as_matrix() @ peg[:3, :3]
     return carry(world, "peg", pose_at((*peg[:2, 3], height), rotation))
 
@@ -200,7 +200,7 @@ TASKS: dict[str, Task] = {
     "PushCube-v1": Task("obj", "goal_region", 0.14, push_cube, near_m=0.08, held=False),
     "StackCube-v1": Task("cubeA", _on_top, 0.04, stack_cube),
     "PullCube-v1": Task("obj", "goal_region", 0.14, pull_cube, near_m=0.08, held=False),
-    "LiftPegUpright-v1": Task("peg", _upright, 0.05, lift_peg, 150, near_m=0.13),
+    "LiftPegUpright-v1": Task("peg", _upright, 0.05, lift_peg, 200, near_m=0.13),
     "PlugCharger-v1": Task("charger", "socket", 0.05, plug_charger, 200, robot="panda_wristcam"),
     "StackPyramid-v1": Task("cubeC", _on_both, 0.04, stack_pyramid, 250),
 }
