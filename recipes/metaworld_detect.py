@@ -12,13 +12,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import tyro
 
 from failwise.detect import load_traces
+from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_auc, within_tasks
 from failwise.evaluate.detector_bench import BenchOptions, bench, usable
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions
@@ -34,7 +37,13 @@ FURTHER = (
     "push", "sweep-into", "soccer", "hand-insert", "disassemble", "push-wall", "coffee-push", "peg-unplug-side",
     "pick-out-of-hole", "shelf-place",
 )  # fmt: skip
-FEWEST = 4  # episodes of either outcome, for a task to count
+SHORTER = {"epochs": 60}  # for recurrent networks, which take minutes a fold
+OPTIONS = {
+    "safe-lstm": SHORTER,
+    "changes": {"options": SHORTER},
+    "ensemble": {"members": {"safe-mlp": {}, "safe-lstm": SHORTER, "mahalanobis": {}}},
+}
+FEWEST = 1  # episodes of either outcome, for a task to count
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,9 @@ class Recipe:
     """Actions of each chunk to execute; the other half overlaps with the next chunk, which STAC compares."""
     samples: int = 8
     """Chunks drawn at every inference for the detectors that compare several."""
-    bench: BenchOptions = field(default_factory=BenchOptions)
+    features: str = "prefix-mean+expert-mean"
+    """Those of the recorded features that detectors read: what is seen, and what is about to be done."""
+    bench: BenchOptions = field(default_factory=lambda: BenchOptions(options=OPTIONS))
     """Folds, level, seeds."""
     workers: int = 2
     """Processes that run episodes."""
@@ -91,7 +102,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         if meta.has_verdict:
             counts.setdefault(meta.env_id, Counter())[meta.outcome == "success"] += 1
     kept = {task for task, c in counts.items() if min(c[True], c[False]) >= FEWEST}
-    traces = load_traces(episodes, lambda m: m.env_id in kept)
+    traces = load_traces(episodes, lambda m: m.env_id in kept, recipe.features)
     results = bench(traces, usable(traces, names("detector")), recipe.bench, scratch=recipe.out / "detectors")
     results = {
         "experiment": "metaworld_detect",
@@ -101,6 +112,9 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         "left_out": sorted(set(counts) - kept),
         "execute": recipe.execute,
         "samples": recipe.samples,
+        "features": recipe.features,
+        "options": recipe.bench.options,
+        "reference": reference(EpisodeStore(episodes, create=False), kept, recipe.bench.repeats),
         **results,
     }
     path = REPOSITORY / "docs" / "results" / "detect.json"
@@ -108,6 +122,24 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
     shutil.copy(draw(results, recipe.out / "detect.png"), path.with_suffix(".png"))
     table(results)
     print(path)
+
+
+def reference(store: EpisodeStore, kept: Collection[str], repeats: int) -> dict[str, Any]:
+    """How far the simulator itself tells by the earliest stop: the fewer conditions hold then, the worse it stands.
+
+    No detector may read this; it says how much is decided at all by the time at which the first episode succeeds.
+    """
+    scored = []
+    for meta in store.metas():
+        if meta.has_verdict and meta.env_id in kept:
+            held = np.stack([v for name, v in store.read(meta.episode_id).conditions().items() if name != "success"])
+            scored.append(Scored(meta.env_id, meta.outcome != "success", -held.sum(0).astype(np.float64)))
+    last = [Scored(e.task, e.failed, e.scores[-1:]) for e in at_earliest_stop(scored)]
+    return {
+        "what": "conditions that hold at the earliest stop, all tasks",
+        "within_tasks": asdict(over_tasks([last], within_tasks, repeats=repeats)),
+        "roc_auc": asdict(over_tasks([last], roc_auc, repeats=repeats)),
+    }
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ MEANING = {  # in the order of the tables
     "improved-3": "the agent of round 3",
 }
 ORDER = tuple(MEANING)
+KINDS, PARTS = ("roc_auc", "within_tasks"), ("seen", "unseen")
 
 
 def main() -> None:
@@ -47,6 +48,61 @@ def main() -> None:
     for page, (title, figures, notes) in PAGES.items():
         if (DOCS / "results" / figures).is_file():
             write(DOCS / page, title, DOCS / "results" / figures, DOCS / "results" / notes)
+    if (detection := DOCS / "results" / "detect.json").is_file():
+        write_detection(DOCS / "results_detection.md", detection, DOCS / "results" / "notes_detection.md")
+
+
+def write_detection(page: Path, figures: Path, notes: Path) -> None:
+    """The page of the detection experiment."""
+    results = json.loads(figures.read_text(encoding="utf-8"))
+    machine, alpha = results["machine"], results["alpha"]
+    order = sorted(results["detectors"].items(), key=lambda one: -one[1]["unseen"]["earliest"]["roc_auc"]["point"])
+    aucs, bands = [], []
+    for name, row in order:
+        aucs.append([name, *(auc(row[part]["earliest"][kind]) for kind in KINDS for part in PARTS)])
+        aucs[-1] += [rate(row[part]["final"]["roc_auc"]["point"]) for part in PARTS]
+        bands.append([name])
+        for part in PARTS:
+            held = [r for r in row["alarms"] if (r["kind"], r["alpha"], r["part"]) == ("functional", alpha, part)]
+            false, wins = sum(r["false_alarms"] for r in held), sum(r["successes"] for r in held)
+            found, lost = sum(r["detected"] for r in held), sum(r["failures"] for r in held)
+            bands[-1] += [f"{rate(false / wins)} ({false}/{wins})", f"{rate(found / lost)} ({found}/{lost})"]
+    known = results["reference"]
+    parts = [
+        "# Results of failure detection",
+        f"Made by `python scripts/results_page.py` from [results/{figures.name}](results/{figures.name}); the experiment "
+        f"is `{results['command']}`.",
+        f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
+        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+        + f". {results['episodes']} episodes of the compact VLA on {len(results['tasks'])} tasks, {results['failures']} "
+        f"failures; {len(results['folds'])} folds, in each of which {len(results['folds'][0])} tasks are unseen; features "
+        f"`{results['features']}`.",
+        "## ROC-AUC",
+        "[95% interval over tasks and episodes]. *Pooled* ranks the episodes of all tasks together, as papers do; *within* "
+        "is the mean of each task's own figure.",
+        table(
+            ["detector", "pooled, seen", "pooled, unseen", "within, seen", "within, unseen", "final end, seen", "unseen"],
+            aucs,
+        ),
+        "The first four columns are by earliest stop. For comparison, what the simulator's own success conditions tell at "
+        f"that step, which no detector may read: pooled {auc(known['roc_auc'])}, within {auc(known['within_tasks'])}.",
+        "![every detector](results/detect.png)",
+        f"## Alarms of the functional band at alpha = {alpha:g}",
+        f"Calibrated on {', '.join(map(str, results['calibration_successes']))} successes of seen tasks.",
+        table(["detector", "false alarms, seen", "detected, seen", "false alarms, unseen", "detected, unseen"], bands),
+        "## Success by task",
+        table(
+            ["task", "successes"], [[task.split("/")[1], count] for task, count in results["success_by_task"].items()]
+        ),
+    ]
+    if notes.is_file():
+        parts.append(notes.read_text(encoding="utf-8").strip())
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def auc(estimate: dict[str, float]) -> str:
+    """A figure with its interval."""
+    return f"{rate(estimate['point'])} {interval(estimate)}"
 
 
 def write(page: Path, title: str, figures: Path, notes: Path) -> None:
