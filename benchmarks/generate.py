@@ -32,7 +32,7 @@ from failwise.envs.leading import ArmEnvironment
 from failwise.generate.cells import Cell, Request, cells_of
 from failwise.generate.corrections import move
 from failwise.generate.failures import draw, layouts_of
-from failwise.generate.mending import LATER, GenerateOptions, ways_out
+from failwise.generate.mending import LATER, LEAST, GenerateOptions, ways_out
 from failwise.generate.modes import perturb
 from failwise.generate.plan import Plan, Run, execute, expert_arm, make_plan
 from failwise.rollout.collecting import environment
@@ -98,7 +98,7 @@ def as_published(env: ArmEnvironment, plan: Plan, run: Run, onset: int, limit: i
 def mended(env: ArmEnvironment, plan: Plan, run: Run, onset: int) -> dict[str, tuple[int, float]]:
     """Pairs that each procedure found in a failed run, and its seconds."""
     again: Any = Replaying(env, run)
-    limit = min(OPTIONS.limit, LATER * len(plan.run))
+    limit = min(OPTIONS.limit, max(LEAST, LATER * len(plan.run)))
     random = partial(np.random.default_rng, onset)
     ways: dict[str, Callable[[], int]] = {
         "branches": lambda: len(ways_out(env, run, plan, onset, random(), OPTIONS)),

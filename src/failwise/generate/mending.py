@@ -17,7 +17,7 @@ from failwise.store import EpisodeStore
 from failwise.types import Actor, FailureEvent, Outcome
 
 EPISODES, RECOVERIES = "episodes", "recoveries"
-LATER = 2  # times a plan's length: an expert that needs longer from the middle of a failure hardly ever gets there
+LATER, LEAST = 2, 60  # times a plan's length, and steps: an expert that needs longer hardly ever gets there
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GenerateOptions:
         tries: poses of the correct way that are tried where the expert's own way out does not lead out. On Meta-World
             one in 24 did, and each that does not costs ``limit`` steps.
         spacing: steps between them, the first so many after the onset.
-        limit: steps that the expert gets to mend it, at most; where there is a plan, at most twice its length.
+        limit: steps that the expert gets to mend it, at most; where there is a plan, at most twice its length or 60.
         look_every: record a picture every so many steps of what is kept; 0: none.
         patience: attempts at a cell, for each failure wanted, after which the cell is left as it is.
         offset: skip so many of the layouts reserved for failures on purpose.
@@ -104,7 +104,7 @@ def ways_out(
     if len(points) > options.corrections:
         points = np.sort(random.choice(points, options.corrections, replace=False))
     correct = None if plan is None else plan.run
-    limit = options.limit if correct is None else min(options.limit, LATER * len(correct))
+    limit = options.limit if correct is None else min(options.limit, max(LEAST, LATER * len(correct)))
     out = []
     for at in map(int, points):
         found = search(env, run, correct, at, random, tries=options.tries, limit=limit)
