@@ -70,22 +70,23 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
     known = results["reference"]
     parts = [
         "# Results of failure detection",
-        f"Made by `python scripts/results_page.py` from [results/{figures.name}](results/{figures.name}); the experiment "
-        f"is `{results['command']}`.",
+        f"Made by `python scripts/results_page.py` from [results/{figures.name}](results/{figures.name}); "
+        f"the experiment is `{results['command']}`.",
         f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-        + f". {results['episodes']} episodes of the compact VLA on {len(results['tasks'])} tasks, {results['failures']} "
-        f"failures; {len(results['folds'])} folds, in each of which {len(results['folds'][0])} tasks are unseen; features "
-        f"`{results['features']}`.",
+        + f". {results['episodes']} episodes of the compact VLA on {len(results['tasks'])} tasks, "
+        f"{results['failures']} failures; {len(results['folds'])} folds, in each of which "
+        f"{len(results['folds'][0])} tasks are unseen; features `{results['features']}`.",
         "## ROC-AUC",
-        "[95% interval over tasks and episodes]. *Pooled* ranks the episodes of all tasks together, as papers do; *within* "
-        "is the mean of each task's own figure.",
+        "[95% interval over tasks and episodes]. *Pooled* ranks the episodes of all tasks together, as papers do; "
+        "*within* is the mean of each task's own figure.",
         table(
-            ["detector", "pooled, seen", "pooled, unseen", "within, seen", "within, unseen", "final end, seen", "unseen"],
+            ["detector", "pooled, seen", "unseen", "within, seen", "unseen", "pooled at the final end, seen", "unseen"],
             aucs,
         ),
-        "The first four columns are by earliest stop. For comparison, what the simulator's own success conditions tell at "
-        f"that step, which no detector may read: pooled {auc(known['roc_auc'])}, within {auc(known['within_tasks'])}.",
+        "The first four columns are by earliest stop. For comparison, what the simulator's own success conditions tell "
+        f"at that step, which no detector may read: pooled {auc(known['roc_auc'])}, within "
+        f"{auc(known['within_tasks'])}.",
         "![every detector](results/detect.png)",
         f"## Alarms of the functional band at alpha = {alpha:g}",
         f"Calibrated on {', '.join(map(str, results['calibration_successes']))} successes of seen tasks.",

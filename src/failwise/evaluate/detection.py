@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ class Scored:
     task: str
     failed: bool
     scores: NDArray[np.float64]
+
+    @cached_property
+    def peak(self) -> float:
+        """The largest score, kept: intervals ask for it thousands of times."""
+        return float(self.scores.max())
 
 
 @dataclass(frozen=True)
@@ -183,4 +189,4 @@ def timestep_accuracy(episodes: Sequence[Scored], thresholds: NDArray[Any]) -> f
 
 
 def _labels(episodes: Sequence[Scored]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    return np.array([e.failed for e in episodes], bool), np.array([e.scores.max() for e in episodes], np.float64)
+    return np.array([e.failed for e in episodes], bool), np.array([e.peak for e in episodes], np.float64)
