@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from failwise.envs.given import checked_action, seed_or_random
 from failwise.envs.lazy import LazyImages
 from failwise.envs.maniskill.expert import HOME, OPEN, Stage, servo
 from failwise.envs.maniskill.tasks import TASKS as _TASKS
@@ -127,14 +128,13 @@ class ManiSkillEnv:
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; without a seed, a random one is drawn."""
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = seed_or_random(seed)
         self._instruction = (options or {}).get("instruction", self.spec.instruction)
-        self._world.reset(int(seed))
+        self._world.reset(seed)
         self._steps = 0
         self._version += 1
         conditions = dict.fromkeys(CONDITIONS, False)
-        return self._observation(), {"conditions": conditions, "success": False, "seed": int(seed)}
+        return self._observation(), {"conditions": conditions, "success": False, "seed": seed}
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Apply one action.
@@ -142,11 +142,9 @@ class ManiSkillEnv:
         Raises:
             EpisodeError: the action is not finite or has another shape, or the simulation diverged.
         """
-        a = np.asarray(action, np.float32)
-        if a.shape != (7,) or not np.isfinite(a).all():
-            raise EpisodeError(f"{self.spec.env_id}: an action must be 7 finite numbers, got {a.tolist()}")
+        bounded = checked_action(self.spec, action)
         try:
-            reward, success = self._world.step(np.clip(a, -1.0, 1.0))
+            reward, success = self._world.step(bounded)
         except Exception as error:  # the simulator's own kinds; one lost episode must not end a night's run
             raise EpisodeError(f"{self.spec.env_id}: the simulator failed at step {self._steps} ({error})") from error
         self._steps += 1

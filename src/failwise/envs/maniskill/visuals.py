@@ -33,16 +33,6 @@ def simplify(env: Any) -> None:
     _replace(ground, [floor])
 
 
-def triangles(env: Any) -> dict[str, int]:
-    """How many triangles each body of an upstream environment is drawn with."""
-    counts: dict[str, int] = {}
-    for entity in env.scene.sub_scenes[0].entities:
-        body = entity.find_component_by_type(sapien.render.RenderBodyComponent)
-        if body is not None:
-            counts[entity.name] = sum(len(part.triangles) for shape in body.render_shapes for part in shape.parts)
-    return counts
-
-
 def _exchange(entity: Any, collision: Any, rgba: tuple[float, ...] | None) -> None:
     body = entity.find_component_by_type(sapien.render.RenderBodyComponent)
     if body is None or collision is None or not collision.collision_shapes:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.given import checked_action, seed_or_random
 from failwise.envs.lazy import LazyImages
 from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
 from failwise.types import EnvSpec, Observation
@@ -130,15 +131,14 @@ class MetaWorldEnv:
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; without a seed, a random one is drawn."""
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = seed_or_random(seed)
         self._instruction = (options or {}).get("instruction", self.spec.instruction)
-        self._env.seed(int(seed))
+        self._env.seed(seed)
         self._raw, _ = self._env.reset()
         self._steps = 0
         self._version += 1
         conditions = dict.fromkeys(CONDITIONS, False)
-        return self._observation(), {"conditions": conditions, "success": False, "seed": int(seed)}
+        return self._observation(), {"conditions": conditions, "success": False, "seed": seed}
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Apply one action.
@@ -146,11 +146,9 @@ class MetaWorldEnv:
         Raises:
             EpisodeError: the action is not finite or has another shape, or the simulation diverged.
         """
-        a = np.asarray(action, np.float32)
-        if a.shape != (4,) or not np.isfinite(a).all():
-            raise EpisodeError(f"metaworld/{self._task}: an action must be 4 finite numbers, got {a.tolist()}")
+        bounded = checked_action(self.spec, action)
         try:
-            self._raw, reward, _, _, info = self._env.step(np.clip(a, -1.0, 1.0))
+            self._raw, reward, _, _, info = self._env.step(bounded)
         except Exception as error:  # the simulator's own kinds; one lost episode must not end a night's run
             raise EpisodeError(
                 f"metaworld/{self._task}: the simulator failed at step {self._steps} ({error})"

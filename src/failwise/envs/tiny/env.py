@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.given import checked_action, seed_or_random
 from failwise.envs.lazy import LazyImages
 from failwise.envs.tiny.rendering import paint
 from failwise.envs.tiny.world import (
@@ -45,7 +46,7 @@ from failwise.envs.tiny.world import (
     reach_expert,
     slide_puck,
 )
-from failwise.errors import EpisodeError, SetupError, UnknownNameError
+from failwise.errors import SetupError, UnknownNameError
 from failwise.types import EnvSpec, Observation
 
 TASKS: tuple[str, ...] = ("reach", "push")
@@ -139,8 +140,7 @@ class TinyEnv:
         Raises:
             SetupError: ``options["instruction"]`` names no disc to reach.
         """
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = seed_or_random(seed)
         self._instruct((options or {}).get("instruction", self.spec.instruction))
         draw = np.random.default_rng(seed).uniform
         reach, separation = self._task == "reach", 0.25
@@ -155,7 +155,7 @@ class TinyEnv:
         self._world = World(x, y, first=(x1, y1), second=(x2, y2))
         self._version += 1
         conditions = self._conditions()
-        info = {"conditions": conditions, "success": conditions["success"], "seed": int(seed)}
+        info = {"conditions": conditions, "success": conditions["success"], "seed": seed}
         return self._observation(), info
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -164,12 +164,9 @@ class TinyEnv:
         Raises:
             EpisodeError: the action is not 3 finite numbers.
         """
-        values = np.asarray(action, np.float32)
-        a = values.tolist()
-        if values.shape != (3,) or not math.isfinite(a[0] + a[1] + a[2]):
-            raise EpisodeError(f"{self.spec.env_id}: an action must be 3 finite numbers, got {a}")
+        a = checked_action(self.spec, action).tolist()
         w, reach = self._world, self._task == "reach"
-        command: Command = tuple(min(max(v, -1.0), 1.0) for v in a)
+        command: Command = tuple(a)
         was_open = w.opening >= CLOSED
         move_robot(w, command)
         if reach:
