@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,7 @@ from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.rollout.collecting import environment
 from failwise.seeds import DEMOS, TEST
 from failwise.store import EpisodeStore
-from metaworld_improve import REPOSITORY, Minutes, processor
+from figures_of import REPOSITORY, Minutes, machine
 
 MODES = (
     "translation",
@@ -139,8 +138,7 @@ def write_results(recipe: Recipe) -> None:
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
         "command": "python recipes/failures_on_purpose.py",
-        "machine": {"processor": processor()},
-        "versions": dict(versions(("failwise", "torch", "numpy", "mani-skill", "sapien", "metaworld", "mujoco"))),
+        **machine(),
         "minutes": json.loads(minutes.read_text(encoding="utf-8")),
         "settings": json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs/failsafe"},
         "failures": yields(read_attempts(recipe.out / "failures")),
@@ -163,17 +161,6 @@ def yields(attempts: list[Attempt]) -> dict[str, dict[str, dict[str, int]]]:
         tally[attempt.result] += 1
         tally["recoveries"] += attempt.corrections
     return {task: {mode: dict(tally) for mode, tally in sorted(modes.items())} for task, modes in out.items()}
-
-
-def versions(packages: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The installed ones of some packages, with their versions."""
-    out = []
-    for package in packages:
-        try:
-            out.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
-    return out
 
 
 if __name__ == "__main__":

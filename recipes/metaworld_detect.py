@@ -31,7 +31,8 @@ from failwise.report.detection import draw, table
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import COLLECT, DEMOS
 from failwise.store import EpisodeStore
-from metaworld_improve import REPOSITORY, TASKS, UNSEEN_BY_SELECTION, env_ids, machine
+from figures_of import REPOSITORY, machine
+from metaworld_improve import TASKS, UNSEEN_BY_SELECTION, env_ids
 
 FURTHER = (
     "push", "sweep-into", "soccer", "hand-insert", "disassemble", "push-wall", "coffee-push", "peg-unplug-side",

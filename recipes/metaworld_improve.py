@@ -10,14 +10,8 @@ it learned nothing and which took part in no choice -> docs/results/metaworld_im
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +23,10 @@ from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import AFILTraining, CriticOptions, FitOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import DEMOS, TEST
+from figures_of import REPOSITORY, Minutes, machine
 
 TASKS = ("pick-place", "peg-insert-side", "basketball", "box-close", "bin-picking", "assembly")
 UNSEEN_BY_SELECTION = ("stick-push", "hammer")
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -110,25 +104,6 @@ def with_demos(demos: Path, recipe: Recipe, minutes: Minutes) -> None:
         collect(items, demos, workers=recipe.improve.workers, options=options, title="demonstrations")
 
 
-class Minutes:
-    """Minutes of each stage, added up over calls in a file, so that a resumed run counts every part once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """Time a stage, also one that is stopped."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            total = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
-            total[stage] = round(total.get(stage, 0.0) + (time.monotonic() - start) / 60, 1)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(total, indent=1) + "\n", encoding="utf-8")
-
-
 def write_results(recipe: Recipe, run: Path, unseen: Path, base: Path) -> None:
     """docs/results/metaworld_improve.json: every figure of the docs page, with n, seeds, intervals and p-values.
 
@@ -173,21 +148,6 @@ def without_seed_lists(comparison: dict[str, Any]) -> dict[str, Any]:
     seeds = comparison.get("seeds", {})
     comparison["seeds"] = {k: {"first": min(v), "last": max(v), "n": len(v)} for k, v in seeds.items() if v}
     return comparison
-
-
-def machine() -> dict[str, Any]:
-    """Where figures were made: machine and versions."""
-    return {
-        "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
-        "versions": {p: version(p) for p in ("failwise", "torch", "numpy", "mujoco", "metaworld")},
-    }
-
-
-def processor() -> str:
-    """The processor's name, as the kernel tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
