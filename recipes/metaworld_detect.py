@@ -3,8 +3,10 @@
     python recipes/metaworld_detect.py                # everything, about 90 minutes on two cores; resumes
     python recipes/metaworld_detect.py --stage bench  # only the comparison, from what is on disk
 
-Stages: demonstrations -> a policy for all tasks, from the shipped base -> its own episodes, with the features and
-sampled chunks that detectors read -> ``failwise detect bench`` -> docs/results/detect.json and docs/results/detect.png.
+Stages: demonstrations -> a policy for all tasks, from the shipped base -> earlier episodes, on which detectors were
+developed and from which a failure head and a value model learn, for the two detectors that read these -> other
+episodes, with the features and sampled chunks that detectors read -> ``failwise detect bench`` ->
+docs/results/detect.json and docs/results/detect.png.
 """
 
 from __future__ import annotations
@@ -20,12 +22,19 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from failwise.agent import save_agent
 from failwise.detect import load_traces
 from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_auc, within_tasks
 from failwise.evaluate.detector_bench import BenchOptions, bench, usable
+from failwise.improve.fitting import load_compact
+from failwise.learn.afil import failure_samples
 from failwise.learn.bc import BCOptions, train_bc
-from failwise.learn.options import FitOptions
+from failwise.learn.critic import fit_critic
+from failwise.learn.data import load_chunks
+from failwise.learn.fit import Source, fit
+from failwise.learn.options import AFILTraining, FitOptions
 from failwise.policies import shipped
+from failwise.policies.compact import CompactVLA
 from failwise.registry import names
 from failwise.report.detection import draw, table
 from failwise.rollout import RolloutItem, RolloutOptions, collect
@@ -62,7 +71,12 @@ class Recipe:
     bc: FitOptions = field(default_factory=lambda: FitOptions(steps=2600, copies=4, learning_rate=6e-4, warmup=100))
     """Training of the policy, from the shipped base."""
     episodes: int = 44
-    """Own episodes a task."""
+    """Own episodes a task, and as many earlier ones on other seeds."""
+    failure_head: FitOptions = field(
+        # No weight decay: it would reach the success head, which shares the tensors and has no loss here.
+        default_factory=lambda: FitOptions(steps=400, copies=4, learning_rate=2e-4, warmup=50, weight_decay=0.0)
+    )
+    """Training of the failure head on the earlier episodes; backbone and success head stay as they are."""
     execute: int = 4
     """Actions of each chunk to execute; the other half overlaps with the next chunk, which STAC compares."""
     samples: int = 8
@@ -78,7 +92,8 @@ class Recipe:
 def main(recipe: Recipe) -> None:
     """Run the stages in order; each skips what is on disk."""
     tasks = env_ids(TASKS + UNSEEN_BY_SELECTION + FURTHER)
-    policy, agent, episodes = recipe.out / "policy", recipe.out / "agent", recipe.out / "episodes"
+    policy, agent, observing = (recipe.out / name for name in ("policy", "agent", "observing"))
+    earlier, episodes = recipe.out / "earlier", recipe.out / "episodes"
     if recipe.stage == "all":
         demos = recipe.out / "demos"
         items = [RolloutItem(e, s, s, "demos", "expert:mixed") for e in tasks for s in DEMOS.claim(recipe.demo_seeds)]
@@ -87,13 +102,36 @@ def main(recipe: Recipe) -> None:
         if not (policy / "config.json").is_file():
             start = shipped("metaworld-base")
             train_bc(demos, policy, BCOptions(fit=recipe.bc, per_task=recipe.demos_per_task, start=start))
-        agent.mkdir(exist_ok=True)
-        about = {"format": "failwise-agent-1", "policy": "../policy", "steering": [], "execute": recipe.execute}
-        (agent / "agent.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-        items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
         watched = RolloutOptions(features="prefix-mean+prefix-max+prefix-first+expert-mean", samples=recipe.samples)
+        write_agent(agent, recipe.execute)
+        items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
+        collect(items, earlier, workers=recipe.workers, options=watched, title="earlier episodes")
+        observe(recipe, load_compact(policy), earlier, observing)
+        seeds = COLLECT.claim(recipe.episodes, offset=recipe.episodes)
+        items = [RolloutItem(e, s, s, "policy", str(observing)) for s in seeds for e in tasks]
         collect(items, episodes, workers=recipe.workers, options=watched, title="own episodes")
     write_results(recipe, episodes)
+
+
+def write_agent(folder: Path, execute: int) -> None:
+    """An agent that only says how many actions of a chunk to execute."""
+    folder.mkdir(exist_ok=True)
+    about = {"format": "failwise-agent-1", "policy": "../policy", "steering": [], "execute": execute}
+    (folder / "agent.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def observe(recipe: Recipe, policy: CompactVLA, episodes: Path, folder: Path) -> None:
+    """The same policy with a failure head and a value model, which are read and steer nothing."""
+    if (folder / "agent.json").is_file():
+        return
+    own = load_chunks(episodes, policy.spec.horizon, lambda m: m.has_verdict, cameras=policy.spec.cameras)
+    critic, judged = fit_critic(policy, own, value_only=True)
+    failures = own.take(failure_samples(own, judged, AFILTraining()))
+    source = Source(failures, head="failure", stop_gradient=True)
+    both = policy.with_heads(("success", "failure"))
+    trained = fit(both, [source], recipe.failure_head, title="failure head", scratch=folder / "training")
+    steering = [{"name": "afil", "options": {"alpha": 0.0, "observe": True}}]
+    save_agent(folder, trained, steering, critic, recipe.execute)
 
 
 def write_results(recipe: Recipe, episodes: Path) -> None:

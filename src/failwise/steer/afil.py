@@ -61,6 +61,8 @@ class AFILOptions:
         every: evaluate the failure head at every so many denoising steps only, beginning with the first, and take
             ``p_s - p_f`` of its last evaluation in between. 1 is the method; above, steering costs less and is
             an approximation. Not for ``dng`` and ``dipole``, which follow both heads along the chain.
+        observe: compute the heads' divergence, and the risk where there is a value model, also where nothing is
+            steered: for detectors, at the cost of the second head. The actions are those of the success head.
         success, failure: names of the two heads; the first one acts.
     """
 
@@ -74,6 +76,7 @@ class AFILOptions:
     posterior_temperature: float = 1.0
     posterior_cap: float = 0.9
     every: int = 1
+    observe: bool = False
     success: str = "success"
     failure: str = "failure"
 
@@ -104,7 +107,7 @@ class AFILOptions:
 
     @property
     def active(self) -> bool:
-        """Whether the failure head can have any effect."""
+        """Whether the failure head can have any effect on the actions."""
         return self.schedule != "none" and self.alpha > 0
 
     @property
@@ -142,7 +145,7 @@ class AFIL(Unsteered):
         self._value = value
         # without the failure head the batch that the expert sees is the unsteered one, hence the same bits
         both = (self.options.success, self.options.failure)
-        self.heads = both if self.options.active else both[:1]
+        self.heads = both if self.options.active or self.options.observe else both[:1]
         self._gate_B1: torch.Tensor | None = None
         self._risk_B: torch.Tensor | None = None
         self._ratio: LogRatio | None = None
@@ -159,7 +162,7 @@ class AFIL(Unsteered):
         super().prepare(policy, context)
         o = self.options
         self._trace, self._risk_B, self._gate_B1, self._ratio, self._held_BNHA = [], None, None, None, None
-        if o.needs_risk and self._value is not None:
+        if (o.needs_risk or o.observe) and self._value is not None:
             self._risk_B = 1.0 - _checked_value(self._value(context), context)
             if o.gate == "risk":
                 self._gate_B1 = (self._risk_B**o.power)[:, None]
@@ -179,6 +182,8 @@ class AFIL(Unsteered):
         """
         success_BNHA = predictions_EBNHA[0]
         if not self.options.active:
+            if len(predictions_EBNHA) == 2:
+                self._observe(predictions_EBNHA)
             return success_BNHA
         if len(predictions_EBNHA) == 1:
             assert self._held_BNHA is not None, "the first denoising step evaluates both heads"
@@ -199,6 +204,12 @@ class AFIL(Unsteered):
             strength_BN = torch.minimum(strength_BN, bound_BN)
         self._trace.append((strength_BN, cosine_distance(norms_EBN, away_BN)))
         return success_BNHA + strength_BN[:, :, None, None] * away_BNHA
+
+    def _observe(self, predictions_EBNHA: torch.Tensor) -> None:
+        """Note the divergence of two heads of which one acts alone."""
+        norms_EBN = torch.linalg.vector_norm(predictions_EBNHA, dim=(-2, -1))
+        away_BN = torch.linalg.vector_norm(predictions_EBNHA[0] - predictions_EBNHA[1], dim=(-2, -1))
+        self._trace.append((torch.zeros_like(away_BN), cosine_distance(norms_EBN, away_BN)))
 
     def _strength(
         self,
