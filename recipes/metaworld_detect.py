@@ -24,7 +24,7 @@ import tyro
 
 from failwise.agent import save_agent
 from failwise.detect import load_traces
-from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_auc, within_tasks
+from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_aucs, within_tasks_of
 from failwise.evaluate.detector_bench import BenchOptions, bench, usable
 from failwise.improve.fitting import load_compact
 from failwise.learn.afil import failure_samples
@@ -176,8 +176,8 @@ def reference(store: EpisodeStore, kept: Collection[str], repeats: int) -> dict[
     last = [Scored(e.task, e.failed, e.scores[-1:]) for e in at_earliest_stop(scored)]
     return {
         "what": "conditions that hold at the earliest stop, all tasks",
-        "within_tasks": asdict(over_tasks([last], within_tasks, repeats=repeats)),
-        "roc_auc": asdict(over_tasks([last], roc_auc, repeats=repeats)),
+        "within_tasks": asdict(over_tasks([last], within_tasks_of, repeats=repeats)),
+        "roc_auc": asdict(over_tasks([last], roc_aucs, repeats=repeats)),
     }
 
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from failwise.detect.conformal import Band
 from failwise.errors import DataError
 
+Counts = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -59,12 +61,22 @@ def at_earliest_stop(episodes: Sequence[Scored]) -> list[Scored]:
 
 def roc_auc(episodes: Sequence[Scored]) -> float:
     """Chance that a failure's largest score is above a success's, ties counting half; NaN without both outcomes."""
-    y, s = _labels(episodes)
-    if y.all() or not y.any():
-        return float("nan")
-    wins, lost = np.sort(s[~y]), s[y]
-    below_or_tied = np.searchsorted(wins, lost, "left") + np.searchsorted(wins, lost, "right")
-    return float(below_or_tied.mean() / (2 * len(wins)))
+    return float(roc_aucs(episodes, _once(episodes))[0])
+
+
+def roc_aucs(episodes: Sequence[Scored], counts_RM: Counts) -> NDArray[np.float64]:
+    """``roc_auc`` of R resamples, (R,), in which episode m occurs counts_RM[r, m] times."""
+    y_M, s_M = _labels(episodes)
+    order_M = np.argsort(s_M, kind="stable")
+    starts_G = np.flatnonzero(np.diff(s_M[order_M], prepend=-np.inf) > 0)  # of each group of equal scores
+    ordered_RM = counts_RM[:, order_M].astype(np.float64)
+    lost_RG = np.add.reduceat(ordered_RM * y_M[order_M], starts_G, axis=1)
+    won_RG = np.add.reduceat(ordered_RM * ~y_M[order_M], starts_G, axis=1)
+    below_RG = won_RG.cumsum(1) - won_RG / 2
+    pairs_R = lost_RG.sum(1) * won_RG.sum(1)
+    with np.errstate(invalid="ignore"):
+        out: NDArray[np.float64] = np.where(pairs_R > 0, (lost_RG * below_RG).sum(1) / pairs_R, np.nan)
+    return out
 
 
 def within_tasks(episodes: Sequence[Scored]) -> float:
@@ -73,8 +85,23 @@ def within_tasks(episodes: Sequence[Scored]) -> float:
     Pooled, a score that only told the tasks apart would do better than chance wherever tasks differ in difficulty: so
     does ``length`` by earliest stop, which is then one number a task. Within a task it cannot.
     """
-    values = [x for x in map(roc_auc, _by_task(episodes).values()) if not np.isnan(x)]
-    return float(np.mean(values)) if values else float("nan")
+    return float(within_tasks_of(episodes, _once(episodes))[0])
+
+
+def within_tasks_of(episodes: Sequence[Scored], counts_RM: Counts) -> NDArray[np.float64]:
+    """``within_tasks`` of R resamples, (R,), in which episode m occurs counts_RM[r, m] times.
+
+    A task counts as often as it was drawn, which is the mean of its episodes' counts.
+    """
+    total_R, weight_R = np.zeros(len(counts_RM)), np.zeros(len(counts_RM))
+    for rows in _rows_by_task(episodes).values():
+        auc_R = roc_aucs([episodes[i] for i in rows], counts_RM[:, rows])
+        drawn_R = np.where(np.isnan(auc_R), 0.0, counts_RM[:, rows].mean(1))
+        total_R += drawn_R * np.nan_to_num(auc_R)
+        weight_R += drawn_R
+    with np.errstate(invalid="ignore"):
+        out: NDArray[np.float64] = np.where(weight_R > 0, total_R / weight_R, np.nan)
+    return out
 
 
 def pr_auc(episodes: Sequence[Scored]) -> float:
@@ -85,11 +112,6 @@ def pr_auc(episodes: Sequence[Scored]) -> float:
     return float("nan") if y.all() or not y.any() else float(average_precision_score(y, s))
 
 
-def summarised(episodes: Sequence[Scored]) -> list[Scored]:
-    """Each episode with its largest score alone: all that ROC- and PR-AUC read, and quick to resample."""
-    return [Scored(e.task, e.failed, e.scores.max(keepdims=True)) for e in episodes]
-
-
 def early_auc(episodes: Sequence[Scored], share: float) -> float:
     """ROC-AUC when only ``share`` of the task's shortest episode has been seen."""
     cut = [
@@ -98,9 +120,20 @@ def early_auc(episodes: Sequence[Scored], share: float) -> float:
     return roc_auc(cut)
 
 
+def over_folds(folds: Sequence[Sequence[Scored]], figure: Callable[[Sequence[Scored]], float]) -> Estimate:
+    """A figure, averaged over the folds in which it is defined, without an interval.
+
+    Raises:
+        DataError: no episodes.
+    """
+    values = [x for x in (figure(fold) for fold in _given(folds)) if not np.isnan(x)]
+    point = float(np.mean(values)) if values else float("nan")
+    return Estimate(point, float("nan"), float("nan"), sum(map(len, folds)))
+
+
 def over_tasks(
-    folds: Sequence[Sequence[Scored]], figure: Callable[[Sequence[Scored]], float], *, repeats: int = 500,
-    seed: int = 0, confidence: float = 0.95,
+    folds: Sequence[Sequence[Scored]], figure: Callable[[Sequence[Scored], Counts], NDArray[np.float64]], *,
+    repeats: int = 500, seed: int = 0, confidence: float = 0.95,
 ) -> Estimate:  # fmt: skip
     """A figure, averaged over folds, with a bootstrap interval that draws tasks, then episodes inside each.
 
@@ -109,7 +142,7 @@ def over_tasks(
 
     Args:
         folds: the episodes of each fold.
-        figure: of one fold's episodes; NaN where it is not defined, which leaves the fold out.
+        figure: ``roc_aucs`` or ``within_tasks_of``; NaN where it is not defined, which leaves the fold out.
         repeats: bootstrap samples; 0 for the figure alone.
         seed: of the drawing.
         confidence: of the interval.
@@ -117,33 +150,45 @@ def over_tasks(
     Raises:
         DataError: no episodes.
     """
+    given = _given(folds)
+    random = np.random.default_rng(seed)
+    point = over_folds(given, lambda fold: float(figure(fold, _once(fold))[0])).point
+    low = high = float("nan")
+    if repeats and all(len(_rows_by_task(fold)) > 1 for fold in given):
+        values_FR = np.stack([figure(fold, _drawn(fold, repeats, random)) for fold in given])
+        defined_R = ~np.isnan(values_FR).all(0)
+        if defined_R.any():
+            means = np.nanmean(values_FR[:, defined_R], axis=0)
+            low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Estimate(point, low, high, sum(map(len, folds)))
+
+
+def _given(folds: Sequence[Sequence[Scored]]) -> list[Sequence[Scored]]:
     if not any(folds):
         raise DataError("no episodes to evaluate a detector on")
-    by_task = [_by_task(fold) for fold in folds if fold]
-    random = np.random.default_rng(seed)
-
-    def draw(tasks: dict[str, list[Scored]]) -> list[Scored]:
-        sample: list[Scored] = []
-        for name in random.choice(sorted(tasks), len(tasks)):
-            mine = tasks[str(name)]
-            sample += [mine[i] for i in random.integers(len(mine), size=len(mine))]
-        return sample
-
-    def average(samples: Sequence[Sequence[Scored]]) -> float:
-        values = [x for x in map(figure, samples) if not np.isnan(x)]
-        return float(np.mean(values)) if values else float("nan")
-
-    enough = all(len(tasks) > 1 for tasks in by_task)
-    drawn = [average([draw(tasks) for tasks in by_task]) for _ in range(repeats if enough else 0)]
-    kept = [x for x in drawn if not np.isnan(x)]
-    low, high = np.quantile(kept, [(1 - confidence) / 2, (1 + confidence) / 2]) if kept else (np.nan, np.nan)
-    return Estimate(average([fold for fold in folds if fold]), float(low), float(high), sum(map(len, folds)))
+    return [fold for fold in folds if fold]
 
 
-def _by_task(episodes: Sequence[Scored]) -> dict[str, list[Scored]]:
-    out: dict[str, list[Scored]] = {}
-    for e in episodes:
-        out.setdefault(e.task, []).append(e)
+def _once(episodes: Sequence[Scored]) -> Counts:
+    return np.ones((1, len(episodes)), np.int64)
+
+
+def _drawn(episodes: Sequence[Scored], repeats: int, random: np.random.Generator) -> Counts:
+    """How often each episode occurs in each of R resamples: tasks drawn, then as many episodes of each as it has."""
+    by_task = list(_rows_by_task(episodes).values())
+    counts_RM = np.zeros((repeats, len(episodes)), np.int64)
+    for row_M in counts_RM:
+        for task, times in enumerate(np.bincount(random.integers(len(by_task), size=len(by_task)))):
+            rows = by_task[task]
+            drawn = random.integers(len(rows), size=times * len(rows))
+            row_M[rows] = np.bincount(drawn, minlength=len(rows))
+    return counts_RM
+
+
+def _rows_by_task(episodes: Sequence[Scored]) -> dict[str, list[int]]:
+    out: dict[str, list[int]] = {}
+    for i, e in enumerate(episodes):
+        out.setdefault(e.task, []).append(i)
     return out
 
 

@@ -26,12 +26,13 @@ from failwise.evaluate.detection import (
     alarms,
     at_earliest_stop,
     early_auc,
+    over_folds,
     over_tasks,
     pr_auc,
     roc_auc,
-    summarised,
+    roc_aucs,
     timestep_accuracy,
-    within_tasks,
+    within_tasks_of,
 )
 from failwise.rollout.progress import track
 
@@ -224,16 +225,16 @@ def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[s
 
     out: dict[str, Any] = {
         end: {
-            "within_tasks": asdict(over_tasks(which, within_tasks, **keywords)),
-            "roc_auc": asdict(over_tasks(which, roc_auc, **keywords)),
-            "pr_auc": asdict(over_tasks(which, pr_auc, repeats=0)),
+            "within_tasks": asdict(over_tasks(which, within_tasks_of, **keywords)),
+            "roc_auc": asdict(over_tasks(which, roc_aucs, **keywords)),
+            "pr_auc": asdict(over_folds(which, pr_auc)),
         }
-        for end, which in (("final", [summarised(f) for f in folds]), ("earliest", [summarised(f) for f in cut]))
+        for end, which in (("final", folds), ("earliest", cut))
     }
     for share in EARLY:
-        found = over_tasks(folds, partial(early_auc, share=share), repeats=0)
+        found = over_folds(folds, partial(early_auc, share=share))
         out.setdefault("early", {})[f"{share:g}"] = asdict(found)
-    out["timestep_accuracy"] = asdict(over_tasks(cut, steps, repeats=0))
+    out["timestep_accuracy"] = asdict(over_folds(cut, steps))
     out["by_task"] = {
         task: roc_auc([e for e in fold if e.task == task]) for fold in cut for task in sorted({e.task for e in fold})
     }

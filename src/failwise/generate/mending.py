@@ -27,7 +27,7 @@ class GenerateOptions:
     Attributes:
         corrections: steps of a failed episode from which ways out are searched, at most.
         tries: poses of the correct way that are tried where the expert's own way out does not lead out. On Meta-World
-            one in 24 did, and each that does not costs ``limit`` steps.
+            1 in 23 did on pick-place, and each that does not costs ``limit`` steps.
         spacing: steps between them, the first so many after the onset.
         limit: steps that the expert gets to mend it, at most; where there is a plan, at most twice its length or 60.
         look_every: record a picture every so many steps of what is kept; 0: none.

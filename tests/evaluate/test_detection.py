@@ -1,0 +1,82 @@
+"""Figures of detectors against their definitions, and their intervals against resamples that are written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from failwise.errors import DataError
+from failwise.evaluate.detection import (
+    Scored,
+    over_folds,
+    over_tasks,
+    pr_auc,
+    roc_auc,
+    roc_aucs,
+    within_tasks,
+    within_tasks_of,
+)
+
+
+def episodes(n: int, seed: int = 0, tasks: int = 6) -> list[Scored]:
+    """Tasks of different difficulty; scores with ties that know a little."""
+    random = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        failed = bool(random.random() < (1 + i % tasks) / (tasks + 1))
+        out.append(Scored(f"t{i % tasks}", failed, np.round(random.normal(0.7 * failed, 1.0, size=3), 1)))
+    return out
+
+
+def test_roc_auc_is_the_library_s_with_ties():
+    given = episodes(200)
+    peaks = [e.scores.max() for e in given]
+    assert roc_auc(given) == pytest.approx(roc_auc_score([e.failed for e in given], peaks), abs=1e-12)
+
+
+def test_a_resample_by_counts_is_the_one_with_episodes_written_out_as_often():
+    given = episodes(90)
+    counts = np.random.default_rng(1).integers(0, 4, size=(5, len(given)))
+    written = [[e for e, times in zip(given, row, strict=True) for _ in range(times)] for row in counts]
+    np.testing.assert_allclose(roc_aucs(given, counts), [roc_auc(w) for w in written], atol=1e-12)
+    one_task = [e for e in given if e.task == "t1"]
+    counts = np.random.default_rng(2).integers(0, 4, size=(5, len(one_task)))
+    written = [[e for e, times in zip(one_task, row, strict=True) for _ in range(times)] for row in counts]
+    np.testing.assert_allclose(within_tasks_of(one_task, counts), [within_tasks(w) for w in written], atol=1e-12)
+
+
+def test_a_task_drawn_twice_counts_twice_and_one_not_drawn_not_at_all():
+    given = episodes(60, tasks=3)
+    times = np.array([2, 0, 1])
+    counts = np.array([[times[int(e.task[1])] for e in given]])
+    each = [roc_auc([e for e in given if e.task == f"t{t}"]) for t in (0, 2)]
+    assert within_tasks_of(given, counts)[0] == pytest.approx((2 * each[0] + each[1]) / 3, abs=1e-12)
+
+
+def test_undefined_figures_are_left_out_and_said():
+    wins = [Scored("a", False, np.array([0.1])), Scored("b", False, np.array([0.2]))]
+    assert np.isnan(roc_auc(wins)) and np.isnan(within_tasks(wins))
+    alone = over_tasks([wins, episodes(60)], roc_aucs, repeats=20)
+    assert alone.point == pytest.approx(roc_auc(episodes(60))) and alone.n == 62
+    assert np.isnan(over_tasks([wins], roc_aucs, repeats=20).lower)
+    with pytest.raises(DataError, match="no episodes"):
+        over_folds([[], []], pr_auc)
+
+
+def test_the_interval_is_as_wide_as_tasks_differ():
+    """Between tasks that all behave alike, the interval is that of the episodes; where one task is the reverse, wider."""
+    random = np.random.default_rng(3)
+
+    def made(signs: list[int]) -> list[Scored]:
+        out = []
+        for task, sign in enumerate(signs):
+            for i in range(40):
+                out.append(Scored(f"t{task}", i % 2 == 0, random.normal(sign * (i % 2 == 0), 1.0, size=1)))
+        return out
+
+    alike = over_tasks([made([1] * 8)], within_tasks_of, repeats=400)
+    mixed = over_tasks([made([3, 3, 3, 3, -3, -3, -3, -3])], within_tasks_of, repeats=400)
+    assert alike.lower < alike.point < alike.upper and alike.lower > 0.6
+    assert mixed.upper - mixed.lower > 3 * (alike.upper - alike.lower)
+    assert mixed.lower < 0.3 and mixed.upper > 0.7, "eight tasks, half of them the reverse: anything may come out"
