@@ -65,7 +65,7 @@ def test_undefined_figures_are_left_out_and_said():
 
 
 def test_the_interval_is_as_wide_as_tasks_differ():
-    """Between tasks that all behave alike, the interval is that of the episodes; where one task is the reverse, wider."""
+    """Of tasks that behave alike it is that of the episodes; where half of the tasks are the reverse, wider."""
     random = np.random.default_rng(3)
 
     def made(signs: list[int]) -> list[Scored]:

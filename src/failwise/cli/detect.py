@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from failwise.detect import Costs, Monitor, Trace
 
 EPISODES = "episodes that 'failwise collect' wrote"
+USE = "off-course"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Fit:
     """Share of the successes that calibrate; the others, and all failures, fit the detector."""
     features: str = ""
     """Which of the recorded features it reads, for example expert-mean; without it all."""
+    demos: Path | None = None
+    """Demonstrations that the policy was trained on, of all its tasks, for detectors that use them; with --policy."""
+    policy: Path | None = None
+    """The policy, to look at the demonstrations."""
     seed: int = 0
     """Of the split and of the fit."""
 
@@ -79,6 +84,10 @@ class Bench:
     """Rate of false alarms of the bands."""
     features: str = ""
     """Which of the recorded features detectors read, for example expert-mean; without it all."""
+    demos: Path | None = None
+    """Demonstrations that the policy was trained on, of all its tasks, for detectors that use them; with --policy."""
+    policy: Path | None = None
+    """The policy, to look at the demonstrations."""
     seed: int = 0
     """Of folds, fits and intervals."""
 
@@ -95,8 +104,14 @@ def fit(argv: Sequence[str]) -> int:
         raise SetupError(f"--calibration {asked.calibration} must lie between 0 and 1")
     detector = make_detector(asked.detector, **_options(asked.options, "--options"))
     costs = _costs(asked.costs) if asked.costs else None
+    _demonstrations_given(asked)
+    if asked.demos is not None and not detector.uses_demonstrations:
+        raise SetupError(
+            f"detector {asked.detector!r} does not use demonstrations; leave --demos out, or ask for {USE}"
+        )
     writable_folder(asked.out)
     traces = load_traces(asked.episodes, features=asked.features)
+    demonstrations = _demonstrations(asked, traces)
     wins = [t for t in traces if not t.failed]
     order = np.random.default_rng(asked.seed).permutation(len(wins))
     held = {wins[i].meta.episode_id for i in order[: round(asked.calibration * len(wins))]}
@@ -105,7 +120,7 @@ def fit(argv: Sequence[str]) -> int:
     tuning: list[Trace] = []
     if costs is not None:
         calibration, tuning, rest = _for_costs(calibration, rest, asked.seed)
-    detector.fit(rest, seed=asked.seed)
+    detector.fit(rest, seed=asked.seed, demonstrations=demonstrations)
     if costs is None:
         monitor = calibrate(
             detector, calibration, asked.alpha, kind=asked.band, per_task=asked.per_task, seed=asked.seed
@@ -222,11 +237,13 @@ def bench(argv: Sequence[str]) -> int:
     for name in named:
         if name not in known:
             raise UnknownNameError("detector", name, known)
+    _demonstrations_given(asked)
     writable_folder(asked.out)
     traces = load_traces(asked.episodes, features=asked.features)
     names = named or usable(traces, known)
     options = BenchOptions(folds=asked.folds, alpha=asked.alpha, seed=asked.seed)
-    results = run(traces, names, options, scratch=asked.out / "detectors")
+    demonstrations = _demonstrations(asked, traces)
+    results = run(traces, names, options, demonstrations=demonstrations, scratch=asked.out / "detectors")
     (asked.out / "detect.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     picture = draw(results, asked.out / "detect.png")
     table(results)
@@ -245,6 +262,38 @@ ACTIONS: Actions = {
 def main(argv: Sequence[str]) -> int:
     """Run one action."""
     return run_action("detect", ACTIONS, argv)
+
+
+def _demonstrations_given(asked: Fit | Bench) -> None:
+    """Refuse one of --demos and --policy without the other, and folders that are none."""
+    if (asked.demos is None) != (asked.policy is None):
+        raise SetupError(
+            "--demos and --policy go together: the policy looks at the demonstrations that it was trained on"
+        )
+    if asked.demos is not None and asked.policy is not None:
+        existing_folder(asked.demos, "--demos", "demonstrations that 'failwise collect --policy expert' wrote")
+        existing_folder(asked.policy, "--policy", "the policy that acted in the episodes")
+
+
+def _demonstrations(asked: Fit | Bench, traces: Sequence[Trace]) -> list[Trace]:
+    """The demonstrations with the features of the episodes, kept beside what is made here; none where none are given.
+
+    Raises:
+        SetupError: another policy than the one that acted.
+    """
+    if asked.demos is None or asked.policy is None:
+        return []
+    from failwise.detect.trace import checkpoint
+    from failwise.learn.demonstrations import demonstration_traces
+    from failwise.policies.compact.policy import weights_sha256
+
+    if (acted := checkpoint(traces[0].meta)) != (given := weights_sha256(asked.policy)):
+        raise SetupError(
+            f"--policy {asked.policy} is checkpoint {given[:12] or '?'}, the episodes are of {acted[:12] or '?'}: "
+            "its features mean nothing there"
+        )
+    cache = asked.out / "demonstrations.safetensors"
+    return demonstration_traces(asked.demos, asked.policy, traces[0].pooling, cache=cache)
 
 
 def _for_costs(

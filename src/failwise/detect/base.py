@@ -27,6 +27,7 @@ class Detector(ABC):
     Attributes:
         name: as in the registry. needs_failures: whether ``fit`` learns from failures too.
         needs_samples: whether it reads several sampled chunks an inference.
+        uses_demonstrations: whether it learns from what the policy was trained on, too.
         features, pooling: width and kind of the features that it was fitted on. samples: chunks an inference, 0 where
             it reads none. checkpoint: SHA-256 of the policy's weights.
     """
@@ -34,16 +35,24 @@ class Detector(ABC):
     name: ClassVar[str]
     needs_failures: bool = False
     needs_samples: bool = False
+    uses_demonstrations: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.features = 0
         self.pooling = ""
         self.samples = 0
         self.checkpoint = ""
+        self.demonstrations: Sequence[Trace] = ()
         self._held = 0.0
 
-    def fit(self, traces: Sequence[Trace], *, seed: int = 0) -> Self:
+    def fit(self, traces: Sequence[Trace], *, seed: int = 0, demonstrations: Sequence[Trace] = ()) -> Self:
         """Learn from recorded episodes.
+
+        Args:
+            traces: the policy's own episodes.
+            seed: of everything random.
+            demonstrations: what the policy was trained on, with the same kind of features; only for detectors that use
+                them (``failwise.learn.demonstrations``).
 
         Raises:
             DataError: no successes; no failures, for a detector that learns from them; no sampled chunks, for one that
@@ -70,8 +79,22 @@ class Detector(ABC):
         drawn = traces[0].samples
         self.samples = drawn.shape[1] if self.needs_samples and drawn is not None else 0
         self.checkpoint = checkpoint(traces[0].meta)
+        if self.uses_demonstrations:
+            self._check_demonstrations(demonstrations)
+            self.demonstrations = demonstrations
         self._fit(traces, seed)
+        self.demonstrations = ()
         return self
+
+    def _check_demonstrations(self, demonstrations: Sequence[Trace]) -> None:
+        for t in demonstrations:
+            if t.pooling != self.pooling or t.features.shape[1] != self.features:
+                raise DataError(
+                    f"detector {self.name!r} reads {self.pooling} of width {self.features}, the demonstration "
+                    f"{t.meta.episode_id} has {t.pooling} of width {t.features.shape[1]}"
+                )
+            if t.failed or not np.isfinite(t.features).all():
+                raise DataError(f"demonstration {t.meta.episode_id} failed, or has features that are not finite")
 
     def reset(self) -> None:
         """Start an episode."""

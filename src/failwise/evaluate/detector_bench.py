@@ -20,6 +20,7 @@ import numpy as np
 
 from failwise import registry
 from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, smallest_n
+from failwise.detect.trace import checkpoint
 from failwise.errors import DataError
 from failwise.evaluate.detection import (
     Scored,
@@ -63,7 +64,9 @@ class BenchOptions:
     repeats: int = 500
     """Bootstrap samples of each interval."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options of a detector, by its name."""
+    """Options of a detector, by its name; NAME@LABEL is the same detector with other options, for comparison."""
+    features: Mapping[str, str] = field(default_factory=dict)
+    """Which of the recorded features a detector reads, by its name; those that are not named read all."""
 
 
 def splits(traces: Sequence[Trace], folds: int, seed: int) -> list[Split]:
@@ -101,7 +104,7 @@ def usable(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     """The detectors whose needs these episodes meet: sampled chunks, or the scalars that some detectors read."""
     out = []
     for name in names:
-        kind = registry.load("detector", name)
+        kind = registry.load("detector", _plain(name))
         scalar = getattr(kind, "scalar", None)
         if kind.needs_samples and any(t.samples is None for t in traces):
             continue
@@ -111,16 +114,22 @@ def usable(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     return out
 
 
+def _plain(name: str) -> str:
+    """The detector that a name with a label stands for."""
+    return name.partition("@")[0]
+
+
 def bench(
-    traces: Sequence[Trace], names: Sequence[str], options: BenchOptions | None = None, *, scratch: Path | None = None,
-    quiet: bool = False,
+    traces: Sequence[Trace], names: Sequence[str], options: BenchOptions | None = None, *,
+    demonstrations: Sequence[Trace] = (), scratch: Path | None = None, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit, score and judge every detector; returns JSON-able figures.
 
     Args:
         traces: episodes of one policy on several tasks, both outcomes.
-        names: detectors, as in the registry.
+        names: detectors, as in the registry, or with a label after "@".
         options: how.
+        demonstrations: what the policy was trained on, of all tasks, for the detectors that use them.
         scratch: folder for each detector's figures; those found there for the same episodes and options are taken.
         quiet: show no progress.
 
@@ -135,18 +144,18 @@ def bench(
             f"{fewest} calibration successes in a fold bound no false-alarm rate of {options.alpha:g}: at least "
             f"{needed} are needed; collect more episodes, or ask for a larger alpha"
         )
-    kept = {name: _kept(scratch, name, traces, options) for name in names}
+    kept = {name: _kept(scratch, name, _request(name, traces, options, demonstrations)) for name in names}
     missing = [name for name in names if kept[name] is None]
 
     def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         for name in missing:
-            yield name, _one(traces, name, folds, options)
+            yield name, _one(traces, name, folds, options, demonstrations)
 
     done = len(names) - len(missing)
     shown = track(measure(), total=len(names), done=done, title="detectors", quiet=quiet, outcomes=False)
     for name, row in shown:
         kept[name] = row
-        _keep(scratch, name, traces, options, row)
+        _keep(scratch, name, _request(name, traces, options, demonstrations), row)
     rows = {name: row for name, row in kept.items() if row is not None}
     return {
         "episodes": len(traces),
@@ -159,39 +168,45 @@ def bench(
     }
 
 
-def _request(name: str, traces: Sequence[Trace], options: BenchOptions) -> str:
+def _request(name: str, traces: Sequence[Trace], options: BenchOptions, demonstrations: Sequence[Trace]) -> str:
     """What a detector's figures depend on, as a digest."""
     chosen = [name, options.options.get(name, {}), options.folds, options.alpha, options.seed, options.repeats]
-    episodes = sorted(f"{t.meta.episode_id} {t.meta.outcome} {len(t)} {t.pooling}" for t in traces)
-    return hashlib.sha256(json.dumps([chosen, episodes], sort_keys=True).encode()).hexdigest()
+    episodes = sorted(f"{t.meta.episode_id} {t.meta.outcome} {len(t)} {t.pooling} {checkpoint(t.meta)}" for t in traces)
+    known: list[str] = []
+    if registry.load("detector", _plain(name)).uses_demonstrations:
+        known = sorted(f"{t.meta.episode_id} {len(t)} {t.pooling}" for t in demonstrations)
+    about = [chosen, options.features.get(name, ""), episodes, known]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _kept(scratch: Path | None, name: str, traces: Sequence[Trace], options: BenchOptions) -> dict[str, Any] | None:
+def _kept(scratch: Path | None, name: str, request: str) -> dict[str, Any] | None:
     path = scratch / f"{name}.json" if scratch else None
     if path is None or not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found["figures"] if found["request"] == _request(name, traces, options) else None
+    return found["figures"] if found["request"] == request else None
 
 
-def _keep(
-    scratch: Path | None, name: str, traces: Sequence[Trace], options: BenchOptions, row: Mapping[str, Any]
-) -> None:
+def _keep(scratch: Path | None, name: str, request: str, row: Mapping[str, Any]) -> None:
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
         half = scratch / f"{name}.tmp"
-        half.write_text(json.dumps({"request": _request(name, traces, options), "figures": row}), encoding="utf-8")
+        half.write_text(json.dumps({"request": request, "figures": row}), encoding="utf-8")
         half.replace(scratch / f"{name}.json")
 
 
-def _one(traces: Sequence[Trace], name: str, folds: Sequence[Split], options: BenchOptions) -> dict[str, Any]:
+def _one(
+    traces: Sequence[Trace], name: str, folds: Sequence[Split], options: BenchOptions, demonstrations: Sequence[Trace]
+) -> dict[str, Any]:
+    if features := options.features.get(name, ""):
+        traces, demonstrations = ([t.only(features) for t in some] for some in (traces, demonstrations))
     seen: list[list[Scored]] = []
     unseen: list[list[Scored]] = []
     alarm_rows: list[dict[str, Any]] = []
     start = time.perf_counter()
     for number, fold in enumerate(folds):
-        detector = make_detector(name, **options.options.get(name, {}))
-        detector.fit([traces[i] for i in fold.fit], seed=options.seed + number)
+        detector = make_detector(_plain(name), **options.options.get(name, {}))
+        detector.fit([traces[i] for i in fold.fit], seed=options.seed + number, demonstrations=demonstrations)
         seen.append(_scored(detector, [traces[i] for i in fold.seen]))
         unseen.append(_scored(detector, [traces[i] for i in fold.unseen]))
         successes = [traces[i] for i in fold.calibrate]

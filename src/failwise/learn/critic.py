@@ -77,7 +77,7 @@ def encode_samples(policy: CompactVLA, data: ChunkData, *, batch: int = 64, quie
             prefix, mask = policy.network.backbone(images, states[rows], text[sentence], text_mask[sentence])
             prefixes.append(prefix.bfloat16())
             masks.append(mask)
-            progress.update(i + 1, 0.0)
+            progress.update(i + 1)
     actions = policy.normaliser.action(torch.from_numpy(data.actions))
     return Encoded(torch.cat(prefixes), torch.cat(masks), actions)
 

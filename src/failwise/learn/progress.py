@@ -27,26 +27,28 @@ class TrainingProgress:
         if not self.quiet and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.4f}"), TextColumn("{task.fields[rate]:.1f} steps/s"),
+                TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]:.1f} steps/s"),
                 TimeRemainingColumn(), console=Console(stderr=True),
             )  # fmt: skip
-            self._task = self._bar.add_task(self.title, total=self.steps, completed=self.start, loss=0.0, rate=0.0)
+            self._task = self._bar.add_task(self.title, total=self.steps, completed=self.start, loss="", rate=0.0)
             self._bar.start()
         return self
 
-    def update(self, step: int, loss: float) -> None:
-        """Report that ``step`` steps are done."""
+    def update(self, step: int, loss: float | None = None) -> None:
+        """Report that ``step`` steps are done, and the loss where something is trained."""
         if self.quiet:
             return
         now = time.monotonic()
         rate = (step - self.start) / max(now - self._begun, 1e-6)
+        shown = "" if loss is None else f"loss {loss:.4f}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+            self._bar.update(self._task, completed=step, loss=shown, rate=rate)
         elif now - self._told > 15 or step == self.steps:
             self._told = now
             left = (self.steps - step) / max(rate, 1e-6)
             print(
-                f"{self.title}: {step}/{self.steps} steps, loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left",
+                f"{self.title}: {step}/{self.steps} steps, {shown + ', ' if shown else ''}{rate:.1f} steps/s, "
+                f"{left:.0f} s left",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
 
