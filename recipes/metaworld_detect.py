@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,19 +23,20 @@ import numpy as np
 import tyro
 
 from failwise.agent import save_agent
-from failwise.detect import load_traces
+from failwise.detect import Trace, load_traces
 from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_aucs, within_tasks_of
-from failwise.evaluate.detector_bench import BenchOptions, bench, usable
+from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
 from failwise.improve.fitting import load_compact
 from failwise.learn.afil import failure_samples
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.critic import fit_critic
 from failwise.learn.data import load_chunks
+from failwise.learn.demonstrations import demonstration_traces
 from failwise.learn.fit import Source, fit
 from failwise.learn.options import AFILTraining, FitOptions
 from failwise.policies import shipped
 from failwise.policies.compact import CompactVLA
-from failwise.registry import names
+from failwise.registry import names as registered
 from failwise.report.detection import draw, table
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import COLLECT, DEMOS
@@ -52,7 +53,12 @@ OPTIONS = {
     "safe-lstm": SHORTER,
     "changes": {"options": SHORTER},
     "ensemble": {"members": {"safe-mlp": {}, "safe-lstm": SHORTER, "mahalanobis": {}}},
+    # The same again with what the policy was trained on, and the parts of ours one by one.
+    "knn-euclidean@demonstrations": {"demonstrations": True},
+    "off-course@failures": {"failures": 10.0},
+    "off-course@distance": {"late": 0.0},
 }
+WAYS = "prefix-mean+prefix-max"  # what ours reads: what is seen, not what is about to be done
 FEWEST = 1  # episodes of either outcome, for a task to count
 
 
@@ -82,9 +88,11 @@ class Recipe:
     samples: int = 8
     """Chunks drawn at every inference for the detectors that compare several."""
     features: str = "prefix-mean+expert-mean"
-    """Those of the recorded features that detectors read: what is seen, and what is about to be done."""
-    bench: BenchOptions = field(default_factory=lambda: BenchOptions(options=OPTIONS))
-    """Folds, level, seeds."""
+    """Those of the recorded features that the rivals read: what is seen, and what is about to be done."""
+    folds: int = 3
+    """Folds of tasks."""
+    repeats: int = 500
+    """Bootstrap samples of each interval."""
     workers: int = 2
     """Processes that run episodes."""
 
@@ -141,8 +149,15 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         if meta.has_verdict:
             counts.setdefault(meta.env_id, Counter())[meta.outcome == "success"] += 1
     kept = {task for task, c in counts.items() if min(c[True], c[False]) >= FEWEST}
-    traces = load_traces(episodes, lambda m: m.env_id in kept, recipe.features)
-    results = bench(traces, usable(traces, names("detector")), recipe.bench, scratch=recipe.out / "detectors")
+    traces = load_traces(episodes, lambda m: m.env_id in kept)
+    names = [*usable(traces, registered("detector")), *(name for name in OPTIONS if "@" in name)]
+    features = {name: WAYS if name.startswith("off-course") else recipe.features for name in names}
+    options = BenchOptions(recipe.folds, repeats=recipe.repeats, options=OPTIONS, features=features)
+    cache = recipe.out / "demonstrations.safetensors"
+    demonstrations = demonstration_traces(
+        recipe.out / "demos", recipe.out / "policy", traces[0].pooling, per_task=recipe.demos_per_task, cache=cache
+    )
+    results = bench(traces, names, options, demonstrations=demonstrations, scratch=recipe.out / "detectors")
     results = {
         "experiment": "metaworld_detect",
         "command": "python recipes/metaworld_detect.py",
@@ -151,9 +166,10 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         "left_out": sorted(set(counts) - kept),
         "execute": recipe.execute,
         "samples": recipe.samples,
-        "features": recipe.features,
-        "options": recipe.bench.options,
-        "reference": reference(EpisodeStore(episodes, create=False), kept, recipe.bench.repeats),
+        "features": {name: features[name] for name in results["detectors"]},
+        "options": OPTIONS,
+        "reference": reference(EpisodeStore(episodes, create=False), kept, recipe.repeats),
+        "task_rate": task_rate(traces, options),
         **results,
     }
     path = REPOSITORY / "docs" / "results" / "detect.json"
@@ -178,6 +194,21 @@ def reference(store: EpisodeStore, kept: Collection[str], repeats: int) -> dict[
         "what": "conditions that hold at the earliest stop, all tasks",
         "within_tasks": asdict(over_tasks([last], within_tasks_of, repeats=repeats)),
         "roc_auc": asdict(over_tasks([last], roc_aucs, repeats=repeats)),
+    }
+
+
+def task_rate(traces: Sequence[Trace], options: BenchOptions) -> dict[str, Any]:
+    """What knowing each seen task's share of failures gives, pooled: no look at the episode at all."""
+    rows = []
+    for fold in splits(traces, options.folds, options.seed):
+        known: dict[str, list[bool]] = {}
+        for i in fold.fit:
+            known.setdefault(traces[i].meta.env_id, []).append(traces[i].failed)
+        seen = [traces[i] for i in fold.seen]
+        rows.append([Scored(t.meta.env_id, t.failed, np.array([np.mean(known[t.meta.env_id])])) for t in seen])
+    return {
+        "what": "the share of failures among a seen task's episodes that detectors are fitted on",
+        "roc_auc": asdict(over_tasks(rows, roc_aucs, repeats=options.repeats)),
     }
 
 

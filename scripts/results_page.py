@@ -67,7 +67,7 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
             false, wins = sum(r["false_alarms"] for r in held), sum(r["successes"] for r in held)
             found, lost = sum(r["detected"] for r in held), sum(r["failures"] for r in held)
             bands[-1] += [f"{rate(false / wins)} ({false}/{wins})", f"{rate(found / lost)} ({found}/{lost})"]
-    known = results["reference"]
+    known, rate_alone = results["reference"], results["task_rate"]["roc_auc"]
     parts = [
         "# Results of failure detection",
         f"Made by `python scripts/results_page.py` from [results/{figures.name}](results/{figures.name}); "
@@ -76,7 +76,9 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
         + f". {results['episodes']} episodes of the compact VLA on {len(results['tasks'])} tasks, "
         f"{results['failures']} failures; {len(results['folds'])} folds, in each of which "
-        f"{len(results['folds'][0])} tasks are unseen; features `{results['features']}`.",
+        f"{len(results['folds'][0])} tasks are unseen. Features: "
+        + "; ".join(f"`{kind}`: {', '.join(names)}" for kind, names in by_features(results["features"]).items())
+        + ".",
         "## ROC-AUC",
         "[95% interval over tasks and episodes]. *Pooled* ranks the episodes of all tasks together, as papers do; "
         "*within* is the mean of each task's own figure.",
@@ -86,7 +88,8 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
         ),
         "The first four columns are by earliest stop. For comparison, what the simulator's own success conditions tell "
         f"at that step, which no detector may read: pooled {auc(known['roc_auc'])}, within "
-        f"{auc(known['within_tasks'])}.",
+        f"{auc(known['within_tasks'])}. Knowing nothing but how often each seen task failed before: pooled "
+        f"{auc(rate_alone)}.",
         "![every detector](results/detect.png)",
         f"## Alarms of the functional band at alpha = {alpha:g}",
         f"Calibrated on {', '.join(map(str, results['calibration_successes']))} successes of seen tasks.",
@@ -99,6 +102,15 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8").strip())
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def by_features(features: dict[str, str]) -> dict[str, list[str]]:
+    """Kind of features -> the detectors that read it; the largest group is said to be all others."""
+    out: dict[str, list[str]] = {}
+    for name, kind in features.items():
+        out.setdefault(kind, []).append(f"`{name}`")
+    most = max(out, key=lambda kind: len(out[kind]))
+    return {**{kind: names for kind, names in out.items() if kind != most}, most: ["all others"]}
 
 
 def auc(estimate: dict[str, float]) -> str:

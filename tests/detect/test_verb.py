@@ -13,7 +13,7 @@ from failwise.cli import main
 from failwise.detect import load_traces
 from failwise.errors import DataError
 from failwise.evaluate.detection import Scored, roc_auc, within_tasks
-from failwise.evaluate.detector_bench import BenchOptions, bench, splits
+from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
 
 QUICK = '{"k": 3}'
 
@@ -124,3 +124,41 @@ def test_bench_takes_what_it_measured_before_but_not_for_other_episodes(recorded
     assert other["detectors"]["length"]["seconds"] >= 0.0
     assert bench(traces, ["length"], replace(options, seed=1), scratch=tmp_path)["detectors"]["length"]["seconds"] >= 0
     assert "detectors: 1/1" in capsys.readouterr().err
+
+
+def earliest(row):
+    """Pooled figures on unseen tasks when a quarter and when all of the earliest stop was seen."""
+    return row["unseen"]["early"]["0.25"]["point"], row["unseen"]["earliest"]["roc_auc"]["point"]
+
+
+def test_the_same_detector_twice_with_other_options_and_demonstrations(recorded, tmp_path):
+    episodes = load_traces(recorded)
+    # Demonstrations of two tasks only: there the others' ways are unknown, whether or not own episodes fit it.
+    demonstrations = [t for t in episodes if not t.failed and t.meta.env_id in ("tiny/reach", "tiny/push")]
+    names = ["off-course", "off-course@distance"]
+    options = BenchOptions(folds=2, repeats=0, options={"off-course@distance": {"late": 0.0}})
+    given = {"scratch": tmp_path, "quiet": True}
+    told = bench(episodes, names, options, demonstrations=demonstrations, **given)["detectors"]
+    assert list(told) == names and earliest(told["off-course"]) != earliest(told["off-course@distance"])
+    again = bench(episodes, names, options, demonstrations=demonstrations, **given)["detectors"]
+    assert json.dumps(again) == json.dumps(told), "kept, with its seconds"
+    fewer = bench(episodes, names, options, demonstrations=demonstrations[:9], **given)["detectors"]
+    assert earliest(fewer["off-course"]) != earliest(told["off-course"])
+    assert usable(episodes, ["off-course@distance", "stac@quick"]) == ["off-course@distance"], "no sampled chunks here"
+
+
+def test_a_detector_in_the_bench_reads_only_the_features_that_are_named_for_it(recorded):
+    def widened(t):
+        noise = np.random.default_rng(t.meta.env_seed).normal(0, 5, t.features.shape).astype(np.float32)
+        extra = {"feature_widths": [t.features.shape[1]] * 2}
+        meta = t.meta.model_copy(update={"extra": extra})
+        both = np.concatenate([noise, t.features], 1)
+        return replace(t, meta=meta, features=both, pooling="prefix-first+prefix-mean")
+
+    episodes = load_traces(recorded)
+    plain = bench(episodes, ["mahalanobis"], BenchOptions(folds=2, repeats=0), quiet=True)["detectors"]["mahalanobis"]
+    chosen = BenchOptions(folds=2, repeats=0, features={"mahalanobis": "prefix-mean"})
+    wide = [widened(t) for t in episodes]
+    told = bench(wide, ["mahalanobis"], chosen, quiet=True)["detectors"]["mahalanobis"]
+    all_of_it = bench(wide, ["mahalanobis"], BenchOptions(folds=2, repeats=0), quiet=True)["detectors"]["mahalanobis"]
+    assert earliest(told) == earliest(plain) != earliest(all_of_it)

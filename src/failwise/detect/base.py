@@ -35,7 +35,7 @@ class Detector(ABC):
     name: ClassVar[str]
     needs_failures: bool = False
     needs_samples: bool = False
-    uses_demonstrations: ClassVar[bool] = False
+    uses_demonstrations: bool = False
 
     def __init__(self) -> None:
         self.features = 0

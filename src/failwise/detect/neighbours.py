@@ -16,12 +16,19 @@ from failwise.detect.trace import Moment, Trace
 
 
 class _Neighbours(Detector):
-    """Mean distance to the k nearest features of successes."""
+    """Mean distance to the k nearest features of successes.
+
+    Args:
+        k: how many.
+        limit: most features to keep, drawn at random.
+        demonstrations: whether those that the policy was trained on count as successes, which the paper's do not.
+    """
 
     metric: Literal["cosine", "euclidean"]
 
-    def __init__(self, k: int = 5, limit: int = 20_000) -> None:
+    def __init__(self, k: int = 5, limit: int = 20_000, demonstrations: bool = False) -> None:
         super().__init__()
+        self.uses_demonstrations = demonstrations
         positive("k", k)
         positive("limit", limit)
         self.k, self.limit = k, limit
@@ -31,10 +38,10 @@ class _Neighbours(Detector):
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"k": self.k, "limit": self.limit}
+        return {"k": self.k, "limit": self.limit, "demonstrations": self.uses_demonstrations}
 
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
-        features = successful_features(traces)
+        features = successful_features([*traces, *self.demonstrations])
         self.scaler.fit(features)
         if len(features) > self.limit:
             features = features[np.random.default_rng(seed).choice(len(features), self.limit, replace=False)]

@@ -173,7 +173,7 @@ def _request(name: str, traces: Sequence[Trace], options: BenchOptions, demonstr
     chosen = [name, options.options.get(name, {}), options.folds, options.alpha, options.seed, options.repeats]
     episodes = sorted(f"{t.meta.episode_id} {t.meta.outcome} {len(t)} {t.pooling} {checkpoint(t.meta)}" for t in traces)
     known: list[str] = []
-    if registry.load("detector", _plain(name)).uses_demonstrations:
+    if make_detector(_plain(name), **options.options.get(name, {})).uses_demonstrations:
         known = sorted(f"{t.meta.episode_id} {len(t)} {t.pooling}" for t in demonstrations)
     about = [chosen, options.features.get(name, ""), episodes, known]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
