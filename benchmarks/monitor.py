@@ -30,7 +30,7 @@ from figures import announce
 from guidance import medians, random_observations, random_policy
 
 WIDTHS = (256, 1024)
-SAMPLES, HORIZON, ACTION_DIM, ASKED = 8, 8, 4, 30
+SAMPLES, HORIZON, ACTION_DIM, ASKED, DEMONSTRATIONS = 8, 8, 4, 30, 280
 BRIEF = {
     "safe-mlp": {"epochs": 1},
     "safe-lstm": {"epochs": 1},
@@ -115,8 +115,13 @@ def main() -> None:
     for width in WIDTHS:
         random = np.random.default_rng(width)
         traces = [made_up(i, width, random) for i in range(40)]
-        names = registry.names("detector")
-        detectors = {name: make_detector(name, **BRIEF.get(name, {})).fit(traces) for name in names}
+        # As many as a detector keeps: what it costs depends on them.
+        demonstrations = [made_up(2 * i + 1, width, random) for i in range(DEMONSTRATIONS)]
+        detectors = {
+            name: made.fit(traces, demonstrations=demonstrations if made.uses_demonstrations else ())
+            for name in registry.names("detector")
+            for made in [make_detector(name, **BRIEF.get(name, {}))]
+        }
         moments = [m for m in made_up(1, width, random).moments() if m.features is not None]
         label = "" if width == WIDTHS[0] else f"_d{width}"
         for name, spent in time_updates(detectors, moments, arguments.rounds).items():
