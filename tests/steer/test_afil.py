@@ -121,6 +121,25 @@ def test_alpha_zero_is_the_unsteered_policy_bit_for_bit(schedule, prediction):
     assert torch.equal(on.actions_BHA, base.actions_BHA) == (schedule == "none")
 
 
+def test_observing_reports_divergence_and_risk_and_changes_nothing():
+    policy, context = MixturePolicy("flow", HEADS), context_of(3)
+
+    def quarter(context):
+        return torch.full((3,), 0.25)
+
+    plain = sample(policy, context, AFIL(alpha=0.0), seeded(7))
+    watched = sample(policy, context, AFIL(alpha=0.0, observe=True, value=quarter), seeded(7))
+    steered = sample(policy, context, AFIL(alpha=1e-9, gate="risk", value=quarter), seeded(7))
+    torch.testing.assert_close(watched.actions_BHA, plain.actions_BHA, rtol=0, atol=0)
+    for mine, theirs in zip(watched.info, steered.info, strict=True):
+        assert mine["risk"] == 0.75 and mine["guidance_mean"] == mine["guidance_max"] == 0.0
+        assert (
+            mine["head_divergence"] == pytest.approx(theirs["head_divergence"], rel=1e-5)
+            and mine["head_divergence"] > 0
+        )
+    assert "head_divergence" not in plain.info[0]
+
+
 def test_alpha_zero_does_not_evaluate_the_failure_head_or_the_risk_model():
     policy = MixturePolicy("flow", {"success": HEADS["success"]})
     sample(policy, context_of(2), AFIL(alpha=0.0, gate="risk"), seeded())
