@@ -16,8 +16,8 @@ from failwise.types import Outcome
 
 def test_a_failure_that_begins_midway_repeats_from_the_beginning_bit_for_bit(tmp_path: Path) -> None:
     env = make_env("metaworld/pick-place", cameras={})
-    generate(cells_of(env, [Request(mode="translation", episodes=1), Request(mode="slip", episodes=1)]), tmp_path,
-             GenerateOptions(corrections=1, look_every=0, workers=1))  # fmt: skip
+    requests = [Request(mode="early_release", episodes=1), Request(mode="noop", episodes=1, stages=("grasped",))]
+    generate(cells_of(env, requests), tmp_path, GenerateOptions(corrections=1, look_every=0, workers=1))
     for name, succeeds in ((EPISODES, False), (RECOVERIES, True)):
         store = EpisodeStore(tmp_path / name, create=False)
         metas = [m for m in store.metas() if m.arm != "plan"]
