@@ -58,6 +58,14 @@ def run(base, demos, tmp_path_factory) -> Path:
     return improve([ENV], base, out, replace(OPTIONS, demos=demos, rounds=2))
 
 
+def test_the_report_begins_with_what_was_improved(run):
+    told = json.loads((run / "proof" / "comparison.json").read_text())["against"]
+    assert [one["arm"].startswith("improved") for one in told] == sorted(
+        (one["arm"].startswith("improved") for one in told), reverse=True
+    )
+    assert told[0]["arm"] == "improved-1" and len(told) > 2
+
+
 def test_every_stage_leaves_its_result(run):
     for part in (
         "network/config.json",

@@ -56,7 +56,9 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
     evaluate(env_ids, named, seeds[: options.side_seeds or None], folder, workers=options.workers, baseline="base")
     # All episodes of both calls: pairs are made where both arms have the seed.
     metas = EpisodeStore(folder / "episodes", create=False).metas()
-    comparison = compare(metas, "base", arms=[name for name in named if name != "base"])
+    # The report tells in this order, and what was improved is what one wants to know.
+    others = sorted((name for name in named if name != "base"), key=lambda name: not name.startswith("improved"))
+    comparison = compare(metas, "base", arms=others)
     write_comparison(comparison, folder)
     against = against_controls(folder)
     improved = [arm for arm in arms if arm.startswith("improved")]
