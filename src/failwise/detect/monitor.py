@@ -71,7 +71,7 @@ class Monitor:
 
 def calibrate(
     detector: Detector, successes: Sequence[Trace], alpha: float, *, kind: str = "functional", per_task: bool = False,
-    seed: int = 0,
+    seed: int = 0, scores: Sequence[NDArray[np.float64]] | None = None,
 ) -> Monitor:  # fmt: skip
     """Bands from successes that the detector was not fitted on.
 
@@ -82,6 +82,7 @@ def calibrate(
         kind: "functional" or "constant".
         per_task: also a band of its own for every task that has enough successes for a finite one.
         seed: of the functional band's split.
+        scores: ``score_trace`` of each success, where several bands are calibrated on the same; computed where not given.
 
     Raises:
         DataError: an episode that failed, or too few successes for any finite bound.
@@ -97,15 +98,15 @@ def calibrate(
             f"{len(successes)} calibration successes bound no false-alarm rate of {alpha:g}: at least {needed} are "
             f"needed; collect more, or ask for alpha {possible:.2g} or more"
         )
-    scores = [score_trace(detector, t) for t in successes]
+    scored = [score_trace(detector, t) for t in successes] if scores is None else scores
 
     def fit(rows: Sequence[int], task: str) -> Band:
-        chosen = [scores[i] for i in rows]
+        chosen = [scored[i] for i in rows]
         if kind == "functional":
             return functional_band(chosen, alpha, seed=seed, task=task)
         return constant_band(chosen, alpha, task=task)
 
-    bands = {"": fit(range(len(scores)), "")}
+    bands = {"": fit(range(len(scored)), "")}
     if per_task:
         for task in sorted({t.meta.env_id for t in successes}):
             rows = [i for i, t in enumerate(successes) if t.meta.env_id == task]

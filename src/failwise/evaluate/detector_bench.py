@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from failwise import registry
-from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, smallest_n
+from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, score_trace, smallest_n
 from failwise.detect.trace import checkpoint
 from failwise.errors import DataError
 from failwise.evaluate.detection import (
@@ -210,10 +210,11 @@ def _one(
         seen.append(_scored(detector, [traces[i] for i in fold.seen]))
         unseen.append(_scored(detector, [traces[i] for i in fold.unseen]))
         successes = [traces[i] for i in fold.calibrate]
+        scores = [score_trace(detector, t) for t in successes]
         possible = [a for a in sorted({*ALPHAS, options.alpha}) if len(successes) > smallest_n(a)]
         for kind in ("functional", "constant"):
             for alpha in possible:
-                monitor = calibrate(detector, successes, alpha, kind=kind)
+                monitor = calibrate(detector, successes, alpha, kind=kind, scores=scores)
                 for part, episodes in (("seen", seen[-1]), ("unseen", unseen[-1])):
                     found = alarms(episodes, lambda task: monitor.bands[""])  # noqa: B023 - called at once
                     alarm_rows.append({"kind": kind, "alpha": alpha, "part": part, "fold": number, **asdict(found)})
