@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from failwise.detect.base import Detector, score_trace
 from failwise.detect.conformal import Band, constant_band, functional_band, smallest_n
@@ -82,7 +83,7 @@ def calibrate(
         kind: "functional" or "constant".
         per_task: also a band of its own for every task that has enough successes for a finite one.
         seed: of the functional band's split.
-        scores: ``score_trace`` of each success, where several bands are calibrated on the same; computed where not given.
+        scores: ``score_trace`` of each success, for several bands on the same; computed where not given.
 
     Raises:
         DataError: an episode that failed, or too few successes for any finite bound.
