@@ -64,6 +64,9 @@ class Arm(Protocol):
         axes: which of ``HAND_AXES`` its actions can move.
         gripper: (index into the action, sign that closes), or None without a gripper.
         workspace: low and high float64 (3,), metres: where the hand may be.
+
+    Where other things could be taken than the one that the task is about, an environment may also name them in
+    ``others`` and tell with ``beside(other)`` the way from the one to the other, (3,), metres: then it can be mistaken.
     """
 
     axes: tuple[str, ...]

@@ -59,6 +59,25 @@ def test_a_goal_that_is_another_stays_another(plan: Plan) -> None:
     np.testing.assert_allclose((script.hands - np.stack(plan.run.hands[:T]))[40:, 0], 0.1)
 
 
+def test_another_thing_is_really_taken_and_the_way_there_is_its_own() -> None:
+    env = expert_arm(make_env("tiny/reach"))
+    taken = 0
+    for seed in range(400_000, 400_012):
+        if (way := make_plan(env, seed, env.spec.instruction)) is None:
+            continue
+        assert list(way.others) == ["other_disc"]
+        stage = next(name for name, (start, stop) in way.spans.items() if start <= np.argmax(way.closing > 0) < stop)
+        script = perturb(way, Perturbation(mode="wrong_object", axis="other_disc", stage=stage, magnitude=1))
+        assert script is not None and script.onset == 0
+        shift = script.hands[RAMP:, :3] - np.stack(way.run.hands[: len(way.run)])[:, :3]
+        np.testing.assert_allclose(shift, np.broadcast_to(way.others["other_disc"], shift.shape), atol=1e-12)
+        np.testing.assert_array_equal(script.closing[RAMP:], way.closing)
+        run = execute(env, way, script)
+        assert run.first_success is None
+        taken += run.ended  # gripping the wrong disc ends the task
+    assert taken >= 8
+
+
 def test_a_misaligned_grasp_is_displaced_when_it_closes(plan: Plan) -> None:
     script, _ = changed(plan, mode="misaligned_grasp", axis="x", stage="grasped", magnitude=0.03)
     assert script.onset == CLOSES - 2 * RAMP
@@ -132,6 +151,7 @@ def test_a_plan_without_a_change_is_repeated_bit_for_bit_even_with_the_hand_led(
         ("pushed", "tiny/push", None, "unknown failure mode 'pushed'"),
         ("rotation", "tiny/push", None, "cannot move along roll, pitch, yaw"),
         ("translation", "tiny/push", (2.0, 3.0), r"by 2 m or more along x leaves the workspace of tiny/push, 1\.00 m"),
+        ("wrong_object", "tiny/push", None, "nothing else that could be taken"),
         ("translation", "tiny/push", (0.2, 0.1), "LOW:HIGH with 0 < LOW <= HIGH, not 0.2:0.1"),
     ],
 )

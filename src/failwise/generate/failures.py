@@ -117,7 +117,7 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
         actors=[Actor.EXPERT if t < script.onset else Actor.PERTURBATION for t in range(len(run))],
         event=FailureEvent(
             mode=cell.mode, stage=cell.stage, onset_step=onset, source="injected",
-            evidence=f"{cell.axis} {perturbation.magnitude:+.3g} {unit}".strip(),
+            evidence=f"{cell.axis} {perturbation.magnitude:+.3g} {unit}".strip() if unit else cell.axis,
         ),
         axis=cell.axis,
         stages={name: list(span) for name, span in plan.spans.items()},

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from failwise.envs.leading import ArmEnvironment
 from failwise.errors import SetupError, UnknownNameError
-from failwise.generate.plan import Plan, Script
+from failwise.generate.plan import Plan, Script, others_of
 from failwise.types import HAND_AXES
 
 LINEAR, ANGULAR, LEVEL = HAND_AXES[:3], HAND_AXES[3:], HAND_AXES[:2]
@@ -28,7 +28,8 @@ class Perturbation(BaseModel):
     """One change of one plan.
 
     Attributes:
-        mode: see ``MODES``. axis: of the hand, for displacements, else "". stage: of the plan.
+        mode: see ``MODES``. axis: of the hand, for displacements; which other thing is taken; else "". stage: of the
+            plan.
         magnitude: signed, in the mode's unit. at: where in the stage it begins, 0 to 1, for what has a moment.
     """
 
@@ -84,6 +85,29 @@ def _elsewhere(plan: Plan, script: Script, start: int, stop: int, p: Perturbatio
     if not _held(plan, start, stop):
         return None
     return _shift(script, start, len(script.actions), p, back=False)
+
+
+def _wrong_object(plan: Plan, script: Script, start: int, stop: int, p: Perturbation) -> Script | None:
+    """Another thing is taken than the task is about: from the beginning, the way is that to the other one."""
+    closes = _closes(plan)
+    if closes is None or not start <= closes < stop or p.axis not in plan.others:
+        return None
+    # First to where the way to the other one begins: a hand that set off at once would come too late everywhere.
+    n = len(script.actions)
+    at = np.maximum(np.arange(n + RAMP) - RAMP, 0)
+    hands = script.hands[at].copy()
+    hands[:, :3] += np.clip((np.arange(n + RAMP) + 1) / RAMP, 0.0, 1.0)[:, None] * plan.others[p.axis]
+    actions = script.actions[at].copy()
+    actions[:RAMP] = 0.0
+    return replace(
+        script,
+        actions=actions,
+        hands=hands,
+        closing=script.closing[at],
+        frozen=script.frozen[at],
+        onset=0,
+        end=n + RAMP,
+    )
 
 
 def _misaligned(plan: Plan, script: Script, start: int, stop: int, p: Perturbation) -> Script | None:
@@ -214,11 +238,12 @@ MODES: dict[str, Mode] = {
     "no_grasp": Mode(_no_grasp, 1, 1, ""),
     "speed": Mode(_hurried, 2, 5, "times"),
     "wrong_sequence": Mode(_wrong_sequence, 1, 1, ""),
+    "wrong_object": Mode(_wrong_object, 1, 1, ""),
 }
 
 
 def check_mode(mode: str, env: ArmEnvironment, magnitude: tuple[float, float] | None = None) -> tuple[str, ...]:
-    """The axes along which a mode can act in an environment, ("",) for a mode without direction.
+    """The axes along which a mode can act in an environment, or the things that it can mistake; ("",) without either.
 
     Raises:
         UnknownNameError: no such mode.
@@ -230,6 +255,10 @@ def check_mode(mode: str, env: ArmEnvironment, magnitude: tuple[float, float] | 
     low, high = magnitude or (kind.low, kind.high)
     if not 0 < low <= high:
         raise SetupError(f"magnitudes of {mode} must be LOW:HIGH with 0 < LOW <= HIGH, not {low:g}:{high:g}")
+    if mode == "wrong_object":
+        if not (others := others_of(env)):
+            raise SetupError(f"{name} has nothing else that could be taken, which {mode} needs; leave it out there")
+        return others
     if not kind.axes:
         if mode in _GRIPPER and env.gripper is None:
             raise SetupError(f"{name} has no gripper, which {mode} needs")

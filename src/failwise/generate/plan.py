@@ -117,11 +117,13 @@ class Plan:
         run: what it did. spans: stage -> (first step, step after its last), in order. A stage is named by the
             condition that ends it; those that never held, or held already, have none.
         closing: float32 (T,), the gripper's command, positive closes; zeros without a gripper.
+        others: another thing that could be taken -> the way to it from the right one at the start, (3,), metres.
     """
 
     run: Run
     spans: Mapping[str, tuple[int, int]]
     closing: NDArray[np.float32]
+    others: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def stage_at(spans: Mapping[str, Sequence[int]], step: int) -> str:
@@ -132,6 +134,7 @@ def stage_at(spans: Mapping[str, Sequence[int]], step: int) -> str:
 def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:
     """The expert's way on a layout, or None where it does not succeed."""
     observation, _ = env.reset(seed=seed, options={"instruction": instruction})
+    beside = {name: np.asarray(env.beside(name)) for name in others_of(env)}  # type: ignore[attr-defined]
     run = Run.begin(env, observation).proceed(env, env.expert, env.spec.step_limit)
     if run.first_success is None:
         return None
@@ -141,7 +144,12 @@ def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:
         if first is not None and first >= start:
             spans[name] = (start, first + 1)
             start = first + 1
-    return Plan(run, spans, closing_commands(env, run.actions))
+    return Plan(run, spans, closing_commands(env, run.actions), beside)
+
+
+def others_of(env: ArmEnvironment) -> tuple[str, ...]:
+    """The things that could be taken instead of the right one; most environments have none."""
+    return tuple(getattr(env, "others", ()))
 
 
 @dataclass(frozen=True)

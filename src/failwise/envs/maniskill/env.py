@@ -105,6 +105,7 @@ class ManiSkillEnv:
         self.axes = HAND_AXES
         self.gripper = (6, -1.0)
         self.workspace = _WORKSPACE
+        self.others = self._task.others
         words = wordings()[task]
         self.spec = EnvSpec(
             env_id=f"maniskill/{task}",
@@ -183,6 +184,11 @@ class ManiSkillEnv:
         action = servo(self._world.hand, Stage(pose, OPEN))
         action[self.gripper[0]] = 0.0
         return np.clip(action, -1.0, 1.0)
+
+    def beside(self, other: str) -> NDArray[np.float64]:
+        """From the thing that the task is about to another of ``others``, (3,), metres."""
+        pose = self._world.pose
+        return np.array(pose(other)[:3, 3] - pose(self._task.thing)[:3, 3])
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """Everything that the next step depends on, as arrays."""

@@ -46,6 +46,7 @@ class Task:
         near_m: hand and thing are near each other below this distance.
         held: whether the task grasps; otherwise the condition "grasped" means that the fingers touch the thing.
         robot: the simulator's name of the arm.
+        others: things that could be taken instead.
     """
 
     thing: str
@@ -56,6 +57,7 @@ class Task:
     near_m: float = 0.05
     held: bool = True
     robot: str = "panda"
+    others: tuple[str, ...] = ()
 
     def goal(self, world: World) -> NDArray[np.float64]:
         """Where the thing belongs now, (3,), metres."""
@@ -198,9 +200,9 @@ def _beside(world: World) -> tuple[NDArray[np.float64], float]:
 TASKS: dict[str, Task] = {
     "PickCube-v1": Task("cube", "goal_site", 0.05, pick_cube),
     "PushCube-v1": Task("obj", "goal_region", 0.14, push_cube, near_m=0.08, held=False),
-    "StackCube-v1": Task("cubeA", _on_top, 0.04, stack_cube),
+    "StackCube-v1": Task("cubeA", _on_top, 0.04, stack_cube, others=("cubeB",)),
     "PullCube-v1": Task("obj", "goal_region", 0.14, pull_cube, near_m=0.08, held=False),
     "LiftPegUpright-v1": Task("peg", _upright, 0.05, lift_peg, 200, near_m=0.13),
     "PlugCharger-v1": Task("charger", "socket", 0.05, plug_charger, 200, robot="panda_wristcam"),
-    "StackPyramid-v1": Task("cubeC", _on_both, 0.04, stack_pyramid, 250),
+    "StackPyramid-v1": Task("cubeC", _on_both, 0.04, stack_pyramid, 250, others=("cubeA", "cubeB")),
 }

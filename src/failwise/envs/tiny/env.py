@@ -127,6 +127,7 @@ class TinyEnv:
         self.axes = ("x", "y")
         self.gripper = (2, 1.0)
         self.workspace = (np.array([-HALF, -HALF, 0.0]), np.array([HALF, HALF, 0.0]))
+        self.others = ("other_disc",) if reach else ()
         self._world = World()
         self._instruct(self.spec.instruction)
         self._version = 0  # counts every change: pictures of an older one are stale
@@ -196,6 +197,11 @@ class TinyEnv:
         """The action (3,) that moves the robot by an error, as far as one step can; the gripper's part is 0."""
         x, y = np.clip(np.asarray(error_6)[:2] / (TOP_SPEED * DT_S), -1.0, 1.0)
         return np.array([x, y, 0.0], np.float32)
+
+    def beside(self, other: str) -> NDArray[np.float64]:
+        """From the disc that the instruction names to the other one, (3,), metres."""
+        discs = np.array([self._world.first, self._world.second])
+        return np.append(discs[1 - self._target] - discs[self._target], 0.0)
 
     def layout(self) -> dict[str, NDArray[np.float64]]:
         """Positions (3,) in metres of ``hand``, ``object`` and ``goal``: no policy sees them."""
