@@ -78,6 +78,8 @@ class Recipe:
     """Training of the policy, from the shipped base."""
     episodes: int = 44
     """Own episodes a task, and as many earlier ones on other seeds."""
+    offset: int = 88
+    """Skip so many seeds: those of the earlier episodes, and of a first comparison, after which ours was changed."""
     failure_head: FitOptions = field(
         # No weight decay: it would reach the success head, which shares the tensors and has no loss here.
         default_factory=lambda: FitOptions(steps=400, copies=4, learning_rate=2e-4, warmup=50, weight_decay=0.0)
@@ -115,7 +117,7 @@ def main(recipe: Recipe) -> None:
         items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
         collect(items, earlier, workers=recipe.workers, options=watched, title="earlier episodes")
         observe(recipe, load_compact(policy), earlier, observing)
-        seeds = COLLECT.claim(recipe.episodes, offset=recipe.episodes)
+        seeds = COLLECT.claim(recipe.episodes, recipe.offset)
         items = [RolloutItem(e, s, s, "policy", str(observing)) for s in seeds for e in tasks]
         collect(items, episodes, workers=recipe.workers, options=watched, title="own episodes")
     write_results(recipe, episodes)
