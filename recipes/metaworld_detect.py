@@ -58,7 +58,7 @@ OPTIONS = {
     "off-course@failures": {"failures": 10.0},
     "off-course@distance": {"late": 0.0},
 }
-WAYS = "prefix-mean+prefix-max"  # what ours reads: what is seen, not what is about to be done
+RECORDED = "prefix-mean+prefix-max+prefix-first+expert-mean"  # ours reads all of it, each as a view of its own
 FEWEST = 1  # episodes of either outcome, for a task to count
 
 
@@ -112,7 +112,7 @@ def main(recipe: Recipe) -> None:
         if not (policy / "config.json").is_file():
             start = shipped("metaworld-base")
             train_bc(demos, policy, BCOptions(fit=recipe.bc, per_task=recipe.demos_per_task, start=start))
-        watched = RolloutOptions(features="prefix-mean+prefix-max+prefix-first+expert-mean", samples=recipe.samples)
+        watched = RolloutOptions(features=RECORDED, samples=recipe.samples)
         write_agent(agent, recipe.execute)
         items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
         collect(items, earlier, workers=recipe.workers, options=watched, title="earlier episodes")
@@ -153,7 +153,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
     kept = {task for task, c in counts.items() if min(c[True], c[False]) >= FEWEST}
     traces = load_traces(episodes, lambda m: m.env_id in kept)
     names = [*usable(traces, registered("detector")), *(name for name in OPTIONS if "@" in name)]
-    features = {name: WAYS if name.startswith("off-course") else recipe.features for name in names}
+    features = {name: RECORDED if name.startswith("off-course") else recipe.features for name in names}
     options = BenchOptions(recipe.folds, repeats=recipe.repeats, options=OPTIONS, features=features)
     cache = recipe.out / "demonstrations.safetensors"
     demonstrations = demonstration_traces(

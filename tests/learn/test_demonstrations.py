@@ -84,7 +84,8 @@ def test_the_command_line_fits_on_them(demos, policy, own, tmp_path, capsys):
     assert main([*line, "--out", str(tmp_path / "with"), *given]) == 0
     assert main([*line, "--out", str(tmp_path / "without")]) == 0
     told, alone = (load_detector(tmp_path / name) for name in ("with", "without"))
-    assert len(told.ways.x) > len(alone.ways.x), "forty demonstrations are more than the own successes"
+    assert len(told.ways) == 2, "a view for each part of the features"
+    assert len(told.ways[0].x) > len(alone.ways[0].x), "forty demonstrations are more than the own successes"
     assert (tmp_path / "with" / "demonstrations.safetensors").is_file()
     capsys.readouterr()
 

@@ -1,20 +1,23 @@
 """How far an episode has strayed from the ways on which its task succeeds, and how late it is on them.
 
 Ours. Known ways are those of the demonstrations that the policy was trained on, so they are known for tasks of which no
-own episode was ever recorded; where there are none, those of the own successes. Each of their samples x has a distance
+own episode was ever recorded; where there are none, those of the own successes. Each part of the features (what is
+seen, what is about to be done, ...) is a view of its own. In a view, each sample x of the ways has a distance
 ``own(x)`` to the nearest sample of another episode, which is how widely the ways of its task lie there, and the
 remaining time ``left(x)`` to success. With features e_t at inference t, step s_t, and n its nearest sample::
 
     excess_t = max(0, ||e_t - n|| - own(n)) / mean own        left_t = mean of left over the k nearest samples
     delay_t  = left_t + s_t - left_1                          steps later than it looked at the start
-    score_t  = sum_{tau <= t} excess_tau + late * delay_t
+    score_t  = sum_{tau <= t} excess_tau + late * delay_t s_t / (s_t + left_t)
 
-Distances alone say first of all how unlike a task is to the others; ``own`` takes that out. A failure's features
-often stay near the ways but no longer move along them: there the distance is blind and the delay sees it.
+with excess, left and delay averaged over the views; the last factor is the share of the way that is done, as early
+guesses of the time are poor. Distances alone say first of all how unlike a task is to the others; ``own`` takes that
+out. A failure's features often stay near the ways but no longer move along them: there the distance is blind and
+the delay sees it.
 
 With ``failures`` above 0 the own episodes that it was fitted on speak as well: ``failures`` times the mean over time of
-``sum_j w_j (y_j - share of failures) / (sum_j w_j + 2)`` over the 20 nearest own samples j, with normal weights of
-their distance. Far from all of them, as on tasks that they do not hold, nothing is added.
+``sum_j w_j (y_j - share of failures) / (sum_j w_j + 2)`` over the 20 nearest own samples j, all views together, with
+normal weights of their distance. Far from all of them, as on tasks that they do not hold, nothing is added.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from failwise.detect.trace import Moment, Trace
 from failwise.errors import SetupError
 
 BLOCK = 1024  # rows of a distance matrix at once
+NEIGHBOURS = 20  # own samples that are asked how they ended
 
 
 class OffCourse(Detector):
@@ -45,7 +49,7 @@ class OffCourse(Detector):
     name = "off-course"
     uses_demonstrations = True
 
-    def __init__(self, late: float = 0.05, k: int = 15, failures: float = 0.0, limit: int = 8000) -> None:
+    def __init__(self, late: float = 0.1, k: int = 15, failures: float = 0.0, limit: int = 8000) -> None:
         super().__init__()
         positive("k", k)
         positive("limit", limit)
@@ -54,10 +58,12 @@ class OffCourse(Detector):
         self.late, self.k, self.failures, self.limit = late, k, failures, limit
         self.needs_failures = failures > 0
         self.scaler = Scaler()
-        self.ways = _Samples(np.zeros((0, 0), np.float32))
-        self.tried = _Samples(np.zeros((0, 0), np.float32))
-        self.own, self.left, self.unit = np.zeros(0, np.float32), np.zeros(0, np.float32), 1.0
-        self.failed, self.width, self.rate = np.zeros(0, np.float32), 1.0, 0.0
+        self.widths: list[int] = []
+        self.ways: list[_Samples] = []
+        self.own: list[NDArray[np.float32]] = []
+        self.left = np.zeros(0, np.float32)
+        self.tried, self.failed = _Samples(np.zeros((0, 0), np.float32)), np.zeros(0, np.float32)
+        self.width, self.rate = 1.0, 0.0
         self._begin()
 
     def options(self) -> dict[str, Any]:
@@ -68,20 +74,29 @@ class OffCourse(Detector):
         demonstrations = self.demonstrations or [t for t in traces if not t.failed]
         features = np.concatenate([t.features for t in demonstrations])
         episode = np.concatenate([np.full(len(t.features), i) for i, t in enumerate(demonstrations)])
-        left = np.concatenate([_remaining(t) for t in demonstrations])
+        self.left = np.concatenate([_remaining(t) for t in demonstrations])
         if len(features) > self.limit:
             kept = np.sort(np.random.default_rng(seed).choice(len(features), self.limit, replace=False))
-            features, episode, left = features[kept], episode[kept], left[kept]
-        self.ways, self.left = _Samples(self.scaler.fit(features)(features)), left
-        self.own = self.ways.nearest_of_others(episode)
-        self.unit = max(float(self.own.mean()), 1e-6)
+            features, episode, self.left = features[kept], episode[kept], self.left[kept]
+        self.widths = traces[0].widths
+        self.ways = [_Samples(x) for x in self._views(self.scaler.fit(features)(features))]
+        self.own = [ways.nearest_of_others(episode) for ways in self.ways]
         if self.failures:
             self.tried = _Samples(self.scaler(np.concatenate([t.features for t in traces])))
             self.failed = np.concatenate([np.full(len(t.features), t.failed, np.float32) for t in traces])
             self.rate = float(self.failed.mean())
+            whole = _Samples(np.concatenate([ways.x for ways in self.ways], axis=1))
             some = np.random.default_rng(seed).permutation(len(self.tried.x))[:2000]
-            self.width = max(float(np.median([self.ways.nearest(self.tried.x[i], 5)[0].max() for i in some])), 1e-6)
+            self.width = max(float(np.median([whole.nearest(self.tried.x[i], 5)[0].max() for i in some])), 1e-6)
+        self._measure()
         self._begin()
+
+    def _measure(self) -> None:
+        self._units = [max(float(own.mean()), 1e-6) for own in self.own]
+
+    def _views(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Each part's columns of (..., D), contiguous: the rows of a slice lie too far apart to be read fast."""
+        return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(self.widths)[:-1], axis=-1)]
 
     def _begin(self) -> None:
         self._excess, self._failing, self._asked = 0.0, 0.0, 0
@@ -90,14 +105,17 @@ class OffCourse(Detector):
     def _score(self, moment: Moment) -> float:
         assert moment.features is not None
         x = self.scaler(moment.features)
-        distance_K, row_K = self.ways.nearest(x, self.k)
-        one = int(distance_K.argmin())
-        self._excess += max(0.0, float(distance_K[one] - self.own[row_K[one]])) / self.unit
-        left = float(self.left[row_K].mean())
+        left = 0.0
+        for view, ways, own, unit in zip(self._views(x), self.ways, self.own, self._units, strict=True):
+            distance_K, row_K = ways.nearest(view, self.k)
+            one = int(distance_K.argmin())
+            self._excess += max(0.0, float(distance_K[one] - own[row_K[one]])) / unit / len(self.ways)
+            left += float(self.left[row_K].mean()) / len(self.ways)
         self._first = left if self._first is None else self._first
-        score = self._excess + self.late * (left + moment.step - self._first)
+        done = moment.step / (moment.step + left) if moment.step else 0.0
+        score = self._excess + self.late * done * (left + moment.step - self._first)
         if self.failures:
-            distance_K, row_K = self.tried.nearest(x, 20)
+            distance_K, row_K = self.tried.nearest(x, NEIGHBOURS)
             weight_K = np.exp(-0.5 * (distance_K / self.width) ** 2)
             self._failing += float((weight_K * (self.failed[row_K] - self.rate)).sum() / (weight_K.sum() + 2.0))
             self._asked += 1
@@ -105,15 +123,20 @@ class OffCourse(Detector):
         return score
 
     def _arrays(self) -> Arrays:
-        numbers = np.array([self.unit, self.width, self.rate])
-        known = {"ways": self.ways.x, "own": self.own, "left": self.left, "tried": self.tried.x, "failed": self.failed}
-        return {**known, "numbers": numbers, **self.scaler.arrays()}
+        known = {"left": self.left, "tried": self.tried.x, "failed": self.failed, "widths": np.array(self.widths)}
+        ways = {f"ways.{i}": ways.x for i, ways in enumerate(self.ways)}
+        own = {f"own.{i}": own for i, own in enumerate(self.own)}
+        return {**known, **ways, **own, "numbers": np.array([self.width, self.rate]), **self.scaler.arrays()}
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.scaler.restore(arrays)
-        self.ways, self.tried = _Samples(np.asarray(arrays["ways"])), _Samples(np.asarray(arrays["tried"]))
-        self.own, self.left, self.failed = (np.asarray(arrays[name]) for name in ("own", "left", "failed"))
-        self.unit, self.width, self.rate = map(float, arrays["numbers"])
+        self.widths = [int(width) for width in arrays["widths"]]
+        self.ways = [_Samples(np.asarray(arrays[f"ways.{i}"])) for i in range(len(self.widths))]
+        self.own = [np.asarray(arrays[f"own.{i}"]) for i in range(len(self.widths))]
+        self.left, self.failed = np.asarray(arrays["left"]), np.asarray(arrays["failed"])
+        self.tried = _Samples(np.asarray(arrays["tried"]))
+        self.width, self.rate = map(float, arrays["numbers"])
+        self._measure()
 
 
 class _Samples:

@@ -64,6 +64,18 @@ class Trace:
         """Whether the episode did not succeed."""
         return self.meta.outcome != Outcome.SUCCESS
 
+    @property
+    def widths(self) -> list[int]:
+        """How many of the D features belong to each part of the pooling; one number where that was not recorded."""
+        recorded, widths = (
+            str(self.meta.extra.get("features", "")).split("+"),
+            self.meta.extra.get("feature_widths", []),
+        )
+        mine = self.pooling.split("+")
+        if len(widths) != len(recorded) or not set(mine) <= set(recorded):
+            return [self.features.shape[1]]
+        return [int(widths[recorded.index(part)]) for part in mine]
+
     def __len__(self) -> int:
         return len(self.actions)
 
