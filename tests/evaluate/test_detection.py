@@ -10,6 +10,7 @@ from failwise.errors import DataError
 from failwise.evaluate.detection import (
     Scored,
     over_folds,
+    over_length,
     over_tasks,
     pr_auc,
     roc_auc,
@@ -80,3 +81,22 @@ def test_the_interval_is_as_wide_as_tasks_differ():
     assert alike.lower < alike.point < alike.upper and alike.lower > 0.6
     assert mixed.upper - mixed.lower > 3 * (alike.upper - alike.lower)
     assert mixed.lower < 0.3 and mixed.upper > 0.7, "eight tasks, half of them the reverse: anything may come out"
+
+
+def test_the_gain_over_the_length_is_paired():
+    """Scores that are the length and a little more: surely better, though tasks spread both intervals widely."""
+    random = np.random.default_rng(4)
+    given = []
+    for task in range(8):
+        T = int(random.integers(5, 60))
+        for _ in range(40):
+            failed = bool(random.random() < 0.1 + 0.8 * random.random())
+            steps = np.arange(1.0, T + 1)
+            given.append(Scored(f"t{task}", failed, steps + 6.0 * failed))
+    gain = over_length([given], repeats=300)
+    alone = over_tasks([given], roc_aucs, repeats=300)
+    length = over_tasks([[Scored(e.task, e.failed, np.arange(1.0, len(e.scores) + 1)) for e in given]], roc_aucs)
+    assert gain.point == pytest.approx(alone.point - length.point, abs=1e-12)
+    assert 0 < gain.lower < gain.point < gain.upper
+    same = over_length([[Scored(e.task, e.failed, np.arange(1.0, len(e.scores) + 1)) for e in given]], repeats=50)
+    assert same.point == same.lower == same.upper == 0.0

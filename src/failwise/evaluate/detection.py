@@ -163,6 +163,19 @@ def over_tasks(
     return Estimate(point, low, high, sum(map(len, folds)))
 
 
+def over_length(folds: Sequence[Sequence[Scored]], *, repeats: int = 500, seed: int = 0) -> Estimate:
+    """How much the pooled ROC-AUC is above that of the steps so far, pairwise: both on the same resamples.
+
+    Tasks differ so much that two intervals overlap long before it is open which of the two scores is the better one.
+    """
+
+    def gained(episodes: Sequence[Scored], counts_RM: Counts) -> NDArray[np.float64]:
+        steps = [Scored(e.task, e.failed, np.arange(1.0, len(e.scores) + 1)) for e in episodes]
+        return roc_aucs(episodes, counts_RM) - roc_aucs(steps, counts_RM)
+
+    return over_tasks(folds, gained, repeats=repeats, seed=seed)
+
+
 def _given(folds: Sequence[Sequence[Scored]]) -> list[Sequence[Scored]]:
     if not any(folds):
         raise DataError("no episodes to evaluate a detector on")

@@ -28,6 +28,7 @@ from failwise.evaluate.detection import (
     at_earliest_stop,
     early_auc,
     over_folds,
+    over_length,
     over_tasks,
     pr_auc,
     roc_auc,
@@ -39,6 +40,7 @@ from failwise.rollout.progress import track
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 EARLY = (0.25, 0.5, 0.75)
+FIGURES = 2  # counts up when a row's figures change: kept rows of before are measured again
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _request(name: str, traces: Sequence[Trace], options: BenchOptions, demonstr
     known: list[str] = []
     if make_detector(_plain(name), **options.options.get(name, {})).uses_demonstrations:
         known = sorted(f"{t.meta.episode_id} {len(t)} {t.pooling}" for t in demonstrations)
-    about = [chosen, options.features.get(name, ""), episodes, known]
+    about = [FIGURES, chosen, options.features.get(name, ""), episodes, known]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -247,6 +249,7 @@ def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[s
         }
         for end, which in (("final", folds), ("earliest", cut))
     }
+    out["earliest"]["over_length"] = asdict(over_length(cut, **keywords))
     for share in EARLY:
         found = over_folds(folds, partial(early_auc, share=share))
         out.setdefault("early", {})[f"{share:g}"] = asdict(found)
