@@ -97,10 +97,10 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
                 "unseen",
             ],
             aucs,
-        ),  # fmt: skip
+        ),
         "All but the last two columns are by earliest stop; *over length* is the difference to the steps so far, which "
-        "are then one number a task, on the same resamples. For comparison, what the simulator's own success conditions tell "
-        f"at that step, which no detector may read: pooled {auc(known['roc_auc'])}, within "
+        "are then one number a task, on the same resamples. For comparison, what the simulator's own success "
+        f"conditions tell at that step, which no detector may read: pooled {auc(known['roc_auc'])}, within "
         f"{auc(known['within_tasks'])}. Knowing nothing but how often each seen task failed before: pooled "
         f"{auc(rate_alone)}.",
         "![every detector](results/detect.png)",
