@@ -165,6 +165,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         "command": "python recipes/metaworld_detect.py",
         **machine(),
         "success_by_task": {task: f"{c[True]}/{c.total()}" for task, c in sorted(counts.items())},
+        "seeds": [(seeds := COLLECT.claim(recipe.episodes, recipe.offset))[0], seeds[-1]],
         "left_out": sorted(set(counts) - kept),
         "execute": recipe.execute,
         "samples": recipe.samples,

@@ -77,7 +77,8 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
         f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
         + f". {results['episodes']} episodes of the compact VLA on {len(results['tasks'])} tasks, "
-        f"{results['failures']} failures; {len(results['folds'])} folds, in each of which "
+        f"seeds {results['seeds'][0]} to {results['seeds'][1]}, {results['failures']} failures; "
+        f"{len(results['folds'])} folds, in each of which "
         f"{len(results['folds'][0])} tasks are unseen. Features: "
         + "; ".join(f"`{kind}`: {', '.join(names)}" for kind, names in by_features(results["features"]).items())
         + ".",
