@@ -1,6 +1,6 @@
 """The detection experiment: every failure detector on a small VLA's rollouts of eighteen Meta-World tasks.
 
-    python recipes/metaworld_detect.py                # everything, about 90 minutes on two cores; resumes
+    python recipes/metaworld_detect.py                # everything, two to three hours on two cores; resumes
     python recipes/metaworld_detect.py --stage bench  # only the comparison, from what is on disk
 
 Stages: demonstrations -> a policy for all tasks, from the shipped base -> earlier episodes, on which detectors were
