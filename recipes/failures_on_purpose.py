@@ -42,6 +42,9 @@ MODES = (
     "late_close",
     "no_grasp",
     "speed",
+    "wrong_sequence",
+    "wrong_goal",
+    "wrong_object",
 )
 STRENGTHS = ("weak", "good")
 
@@ -52,8 +55,8 @@ class Recipe:
 
     out: Path = Path("runs/failsafe")
     """Folder of everything that the experiment makes."""
-    stage: Literal["all", "failures", "report"] = "all"
-    """Everything, only the failures, or only the figures."""
+    stage: Literal["all", "failures", "policies", "report"] = "all"
+    """Everything, only the failures, only the policies, or only the figures."""
     tasks: tuple[str, ...] = ("maniskill/PickCube-v1", "maniskill/PushCube-v1", "maniskill/StackCube-v1")
     """The tasks."""
     failures: int = 216
@@ -75,12 +78,13 @@ class Recipe:
 def main(recipe: Recipe) -> None:
     """Run the stages in order; each skips what is on disk."""
     minutes = Minutes(recipe.out / "minutes.json")
-    if recipe.stage != "report":
+    if recipe.stage in ("all", "failures"):
         with minutes.of("failures"):
             make_failures(recipe)
-    if recipe.stage == "all":
+    if recipe.stage in ("all", "policies"):
         with minutes.of("policies"):
             train_policies(recipe)
+    if recipe.stage == "all":
         with minutes.of("recovery actor"):
             learn_recovery(recipe)
         with minutes.of("proof"):
@@ -88,7 +92,7 @@ def main(recipe: Recipe) -> None:
             seeds = list(TEST.claim(recipe.test_seeds))
             recover = str(recipe.out / "recovery")
             evaluate(recipe.tasks, arms, seeds, recipe.out / "proof", workers=recipe.workers, recover=recover)
-    if recipe.stage != "failures":
+    if recipe.stage in ("all", "report"):
         write_results(recipe)
 
 

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from failwise.envs import StaleObservationError, list_tasks, make_env
+from failwise.envs import StaleObservationError, list_tasks, make_env, parse_env_ids
 from failwise.envs.conformance import assert_conforms
 from failwise.envs.maniskill import vulkan
 from failwise.envs.maniskill.env import TASKS, wordings
+from failwise.envs.maniskill.variants import VARIANTS
 from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
 
 simulated = [
@@ -131,6 +132,53 @@ def test_another_cube_is_taken_by_mistake(other):
         lifted += max(heights) > heights[0] + 0.02
     env.close()
     assert lifted >= 1, "cubes turned another way than the gripper slip, but not all of them"
+
+
+def first_pictures(name, seed):
+    env = make_env(f"maniskill/{name}")
+    observation, _ = env.reset(seed=seed)
+    pictures = {camera: observation.images[camera].astype(int) for camera in ("front", "hand")}
+    poses = env.poses()
+    env.close()
+    return pictures, poses
+
+
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=simulated) for name in VARIANTS])
+def test_a_variant_is_the_task_with_one_change(variant):
+    pictures, poses = first_pictures("PickCube-v1", 5)
+    changed, moved = first_pictures(f"PickCube-v1@{variant}", 5)
+    difference = {camera: np.abs(changed[camera] - pictures[camera]).mean() for camera in pictures}
+    away = {name: np.linalg.norm(moved[name] - poses[name]) for name in ("object", "goal")}
+    assert difference["front"] > 0.2
+    if variant == "space":
+        np.testing.assert_allclose([away["object"], away["goal"]], 0.06, atol=1e-3)
+        np.testing.assert_allclose(moved["goal"] - poses["goal"], moved["object"] - poses["object"], atol=1e-3)
+    else:
+        np.testing.assert_allclose([away["object"], away["goal"]], 0.0, atol=2e-3)
+    assert (difference["hand"] < 0.2) == (variant == "view"), "only the standing cameras move"
+
+
+@pytest.mark.parametrize("name", [pytest.param(f"StackCube-v1@{name}", marks=simulated) for name in VARIANTS])
+def test_variants_conform_and_their_experts_succeed(name):
+    env = make_env(f"maniskill/{name}")
+    assert_conforms(env)
+    wins = 0
+    for seed in range(100, 104):
+        env.reset(seed=seed)
+        wins += success_within(env, env.spec.step_limit)
+    env.close()
+    assert wins >= 3
+
+
+def test_variants_are_of_the_tasks_with_cubes():
+    assert parse_env_ids("maniskill/PickCube-v1@view,PushCube-v1") == [
+        "maniskill/PickCube-v1@view",
+        "maniskill/PushCube-v1",
+    ]
+    with pytest.raises(UnknownNameError, match="view"):
+        make_env("maniskill/PickCube-v1@viw")
+    with pytest.raises(SetupError, match="PickCube"):
+        make_env("maniskill/PlugCharger-v1@view")
 
 
 def test_the_expert_takes_over_after_a_failed_grasp(env):

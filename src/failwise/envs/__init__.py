@@ -55,7 +55,8 @@ def list_tasks(suite: str) -> list[str]:
 def parse_env_ids(text: str) -> list[str]:
     """Read a list of environments as people write it.
 
-    "metaworld/pick-place,peg-insert-side" carries the suite over; "tiny/*" stands for all tasks of a suite.
+    "metaworld/pick-place,peg-insert-side" carries the suite over; "tiny/*" stands for all tasks of a suite. What stands
+    behind an "@" is a variant of a task, which its suite knows.
 
     Returns:
         Environment ids in the order written, each once.
@@ -71,7 +72,7 @@ def parse_env_ids(text: str) -> list[str]:
         if not (suite and task):
             raise SetupError(f"environment {part!r} is not of the form SUITE/TASK; for example: tiny/reach,push")
         tasks = list_tasks(suite)
-        if task != "*" and task not in tasks:
+        if task != "*" and task.partition("@")[0] not in tasks:
             raise UnknownNameError(f"{suite} task", task, tasks)
         ids += [f"{suite}/{name}" for name in (tasks if task == "*" else [task])]
     if not ids:

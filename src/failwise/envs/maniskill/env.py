@@ -29,6 +29,7 @@ from failwise.envs.given import checked_action, seed_or_random
 from failwise.envs.lazy import LazyImages
 from failwise.envs.maniskill.expert import HOME, OPEN, Stage, servo
 from failwise.envs.maniskill.tasks import TASKS as _TASKS
+from failwise.envs.maniskill.variants import CUBES, PLAIN, VARIANTS
 from failwise.errors import EpisodeError, SetupError, UnknownNameError
 from failwise.types import HAND_AXES, EnvSpec, Observation
 
@@ -56,7 +57,7 @@ TASKS: tuple[str, ...] = tuple(_TASKS)
 
 
 def make(task: str, **options: Any) -> ManiSkillEnv:
-    """The environment of a task such as "PickCube-v1". Options as of ``ManiSkillEnv``."""
+    """The environment of a task such as "PickCube-v1" or "PickCube-v1@view". Options as of ``ManiSkillEnv``."""
     return ManiSkillEnv(task, **options)
 
 
@@ -64,7 +65,7 @@ class ManiSkillEnv:
     """One ManiSkill3 task.
 
     Args:
-        task: upstream's name, e.g. "PickCube-v1".
+        task: upstream's name, e.g. "PickCube-v1"; behind it one of ``VARIANTS``, e.g. "PickCube-v1@view".
         image_size: pixels a side of all cameras, 16 to 512.
         cameras: which of "front", "side" and "hand" to offer.
         step_limit: steps until truncation, at most 500; the task's own when None.
@@ -76,8 +77,8 @@ class ManiSkillEnv:
     away from fingers-down, gripper opening in [0, 1].
 
     Raises:
-        UnknownNameError: no such task or camera.
-        SetupError: an option is out of its range.
+        UnknownNameError: no such task, variant or camera.
+        SetupError: a task has no variants, or an option is out of its range.
         MissingDependencyError: the simulator or its Vulkan driver is missing or too old.
     """
 
@@ -90,8 +91,13 @@ class ManiSkillEnv:
         step_limit: int | None = None,
         simple_visuals: bool = True,
     ) -> None:
-        if task not in _TASKS:
-            raise UnknownNameError("maniskill task", task, TASKS)
+        name, _, changed = task.partition("@")
+        if name not in _TASKS:
+            raise UnknownNameError("maniskill task", name, TASKS)
+        if changed and changed not in VARIANTS:
+            raise UnknownNameError("maniskill variant", changed, VARIANTS)
+        if changed and name not in CUBES:
+            raise SetupError(f"maniskill variants are of {', '.join(CUBES)}; {name} has none")
         if unknown := [c for c in cameras if c not in CAMERAS]:
             raise UnknownNameError("maniskill camera", unknown[0], CAMERAS)
         if not 16 <= image_size <= 512:
@@ -100,13 +106,14 @@ class ManiSkillEnv:
             raise SetupError(f"maniskill step_limit must be 1 to 500, not {step_limit}")
         from failwise.envs.maniskill.simulator import Simulator
 
-        self._task = _TASKS[task]
-        self._world: Simulator = Simulator(task, self._task, image_size, simple_visuals)
+        self._task = _TASKS[name]
+        variant = VARIANTS[changed] if changed else PLAIN
+        self._world: Simulator = Simulator(name, self._task, image_size, simple_visuals, variant)
         self.axes = HAND_AXES
         self.gripper = (6, -1.0)
         self.workspace = _WORKSPACE
         self.others = self._task.others
-        words = wordings()[task]
+        words = wordings()[name]
         self.spec = EnvSpec(
             env_id=f"maniskill/{task}",
             instruction=words["instruction"],

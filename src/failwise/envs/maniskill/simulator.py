@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.maniskill.variants import PLAIN, Variant, cylinders_for_cubes
 from failwise.envs.maniskill.vulkan import REMEDY, choose_driver
 from failwise.errors import MissingDependencyError
 
@@ -20,11 +22,8 @@ if TYPE_CHECKING:
     from failwise.envs.maniskill.tasks import Task
 
 BASE_X_M = -0.615  # of the robot's base in the simulator's world, whose axes are parallel
-VIEWS = {  # eye and target in the world, metres
-    "front": ((0.45, 0.0, 0.4), (-0.05, 0.0, 0.08)),
-    "side": ((0.0, 0.6, 0.4), (0.0, 0.0, 0.08)),
-}
 _TOUCH_M = 1e-3
+_FURNITURE = ("table-workspace", "ground")
 _HAND_CAMERA = ((0.06, 0.0, 0.02), (0.70710678, 0.0, -0.70710678, 0.0))  # beside the fingers, looking along them
 
 
@@ -36,21 +35,22 @@ class Simulator:
         task: ours.
         image_size: pixels a side.
         simple_visuals: draw the robot by its collision shapes.
+        variant: what is changed in it.
 
     Raises:
         MissingDependencyError: the simulator or its Vulkan driver is missing or too old.
     """
 
-    def __init__(self, name: str, task: Task, image_size: int, simple_visuals: bool) -> None:
+    def __init__(self, name: str, task: Task, image_size: int, simple_visuals: bool, variant: Variant = PLAIN) -> None:
         kind = _environment_class(name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium's, about an observation space that nobody asks for
-            self._env: Any = _with_cameras(kind, image_size)(
-                obs_mode="none", control_mode="pd_ee_delta_pose", robot_uids=task.robot,
+            self._env: Any = _with_cameras(kind, image_size, variant)(
+                obs_mode="none", control_mode="pd_ee_delta_pose", robot_uids=variant.robot or task.robot,
                 sim_backend="physx_cpu", render_backend="cpu",
                 sim_config={"scene_config": {"enable_enhanced_determinism": True}},
             )  # fmt: skip
-        self._task = task
+        self._task, self._variant = task, variant
         self._held: set[str] = set()
         self._fresh = False  # whether the renderer has the present poses
         self._things = [actor for actor in self._env.scene.actors.values() if actor.px_body_type == "dynamic"]
@@ -122,6 +122,19 @@ class Simulator:
         self._env.reset(seed=seed)
         robot = self._env.agent.robot
         robot.set_joint_drive_targets(robot.get_qpos(), robot.active_joints)  # the last episode's are still there
+        if self._variant.shift_m:
+            self._move_layout(self._variant.shift(seed))
+
+    def _move_layout(self, by: NDArray[np.float64]) -> None:
+        """Move all things and markers along the table."""
+        import torch
+        from mani_skill.utils.structs.pose import Pose
+
+        for name, actor in self._env.scene.actors.items():
+            if name not in _FURNITURE:
+                moved = actor.pose.raw_pose.clone()
+                moved[:, :2] += torch.as_tensor(by, dtype=moved.dtype)
+                actor.set_pose(Pose.create(moved))
 
     def _place(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
         import torch
@@ -225,18 +238,24 @@ def _environment_class(name: str) -> Any:
     return REGISTERED_ENVS[name].cls
 
 
-def _with_cameras(kind: Any, image_size: int) -> Any:
-    """A task's class with our cameras instead of its own."""
+def _with_cameras(kind: Any, image_size: int, variant: Variant) -> Any:
+    """A task's class with our cameras instead of its own, and its thing as a variant wants it."""
     import sapien
     from mani_skill.sensors.camera import CameraConfig
     from mani_skill.utils import sapien_utils
 
     def cameras(env: Any) -> list[Any]:
-        look = {name: sapien_utils.look_at(eye, target) for name, (eye, target) in VIEWS.items()}
+        look = {name: sapien_utils.look_at(eye, target) for name, (eye, target) in variant.views.items()}
         options: dict[str, Any] = {"width": image_size, "height": image_size, "near": 0.01, "far": 10.0}
         configs = [CameraConfig(uid=name, pose=pose, fov=1.0, **options) for name, pose in look.items()]
         hand = env.agent.robot.links_map["panda_hand"]
         pose = sapien.Pose(*_HAND_CAMERA)
         return [*configs, CameraConfig(uid="hand", pose=pose, fov=np.pi / 2, mount=hand, **options)]
 
-    return type(kind.__name__, (kind,), {"_default_sensor_configs": property(cameras)})
+    def load(env: Any, options: Any) -> None:
+        with cylinders_for_cubes() if variant.cylinders else nullcontext():
+            kind._load_scene(env, options)
+
+    arms = [*kind.SUPPORTED_ROBOTS, *([variant.robot] if variant.robot else [])]  # or upstream warns of it
+    changes = {"_default_sensor_configs": property(cameras), "_load_scene": load, "SUPPORTED_ROBOTS": arms}
+    return type(kind.__name__, (kind,), changes)
