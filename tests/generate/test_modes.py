@@ -8,7 +8,7 @@ import pytest
 from failwise.envs import make_env
 from failwise.errors import FailwiseError
 from failwise.generate.modes import MODES, RAMP, Perturbation, check_mode, perturb
-from failwise.generate.plan import Plan, Run, Script, execute, expert_arm, make_plan
+from failwise.generate.plan import Plan, Run, Script, execute, expert_arm, make_plan, stage_at
 from failwise.types import HAND_AXES
 
 T, A = 60, 7
@@ -158,3 +158,12 @@ def test_a_plan_without_a_change_is_repeated_bit_for_bit_even_with_the_hand_led(
 def test_what_cannot_be_done_is_told_in_a_line(mode: str, env_id: str, magnitude, message: str) -> None:
     with pytest.raises(FailwiseError, match=message):
         check_mode(mode, expert_arm(make_env(env_id)), magnitude)
+
+
+@pytest.mark.parametrize("order", [("near", "held", "done"), ("done", "held", "near")])
+def test_the_stage_of_a_step_does_not_depend_on_the_order_in_which_a_file_lists_them(order) -> None:
+    spans = {"near": [0, 5], "held": [5, 9], "done": [9, 12]}
+    listed = {name: spans[name] for name in order}
+    assert [stage_at(listed, step) for step in (0, 4, 5, 8, 9, 11, 12, 99)] == [
+        "near", "near", "held", "held", "done", "done", "done", "done",
+    ]  # fmt: skip

@@ -1,5 +1,7 @@
 """The policy's own failures get the labels of failures on purpose: why, since when, and ways out that work."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from failwise.generate.mending import EPISODES, RECOVERIES
 from failwise.generate.own import stages_of
 from failwise.generate.plan import Run
 from failwise.rollout import RolloutItem, RolloutOptions, collect
-from failwise.store import EpisodeStore
+from failwise.store import EpisodeStore, StoredEpisode
 
 ENV = "metaworld/push"
 OPTIONS = GenerateOptions(corrections=1, look_every=0, workers=1)
@@ -36,19 +38,43 @@ def mended(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_every_failure_is_tried_once_and_successes_are_not(source: Path, mended: Path) -> None:
+def test_every_failure_is_tried_once_and_successes_are_recorded_beside_them(source: Path, mended: Path) -> None:
     attempts = read_attempts(mended)
-    assert sorted(a.seed for a in attempts) == [1, 2]
-    assert {a.result for a in attempts} == {"kept"}
+    assert {a.seed: a.result for a in attempts} == {1: "kept", 2: "kept", 3: "succeeded"}
     mend_own(source, [ENV], mended, OPTIONS)
     assert read_attempts(mended) == attempts, "the same command again has nothing to do"
+
+
+def test_a_success_is_recorded_without_an_event_and_with_its_stages(mended: Path) -> None:
+    (meta,) = [m for m in EpisodeStore(mended / EPISODES).metas() if m.env_seed == 3]
+    assert (meta.arm, meta.outcome, meta.failure_events) == ("own", "success", ())
+    assert "kind" not in meta.extra
+    spans = sorted(meta.extra["stages"].values())
+    assert spans[0][0] == 0 and spans[-1][1] == meta.n_steps
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
+
+
+def test_successes_are_left_out_on_demand(source: Path, tmp_path: Path) -> None:
+    mend_own(source, [ENV], tmp_path, replace(OPTIONS, successes=False, corrections=1))
+    assert sorted(a.seed for a in read_attempts(tmp_path)) == [1, 2]
+
+
+def test_a_replay_that_departs_from_its_record_is_no_source_of_ways_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode = StoredEpisode.actions
+    monkeypatch.setattr(StoredEpisode, "actions", lambda self: -episode(self))
+    mend_own(source, [ENV], tmp_path, OPTIONS)
+    attempts = read_attempts(tmp_path)
+    assert {a.result for a in attempts} == {"error"}
+    assert all("departs from its record" in a.error for a in attempts)
 
 
 def test_it_is_the_same_episode_explained_and_mended_from_its_own_states(source: Path, mended: Path) -> None:
     episodes, recoveries = EpisodeStore(mended / EPISODES), EpisodeStore(mended / RECOVERIES)
     env = make_env(ENV)
     for meta in episodes.metas():
-        if meta.arm == "plan":
+        if meta.arm == "plan" or meta.outcome == "success":
             continue
         own = EpisodeStore(source).read(meta.extra["own"])
         np.testing.assert_array_equal(episodes.read(meta.episode_id).actions(), own.actions())

@@ -21,7 +21,7 @@ from failwise.store import EpisodeStore
 from failwise.types import Actor
 
 ENV = "tiny/push"
-OPTIONS = RecoveryTraining(window=4, steps=150, batch=48, grace=4)
+OPTIONS = RecoveryTraining(window=4, steps=250, batch=48, grace=4)
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ class Generate:
     axes: str = ""
     """Only along these: x, y, z, roll, pitch, yaw. Default: all along which the task's hand moves."""
     failures: Path | None = None
-    """Instead of making failures: the failed episodes of this folder, explained by rules and mended. Needs tasks that
-    tell poses (Meta-World)."""
+    """Instead of making failures: a policy's own episodes in this folder. Failed ones are explained by rules
+    and mended, successful ones recorded beside them. Needs tasks that tell poses (Meta-World, ManiSkill)."""
     spec: Path | None = None
     """YAML list of requests, in place of --modes, --episodes, --stages and --axes:
     - {mode: slip, episodes: 20, stages: [near_goal], axes: [x], magnitude: [6, 12]}."""
@@ -122,9 +122,11 @@ def _mended(out: Path, attempts: Sequence[Attempt]) -> int:
         n = Counter(a.result for a in mine)
         verified = sum(a.corrections for a in mine)
         print(
-            f"{env_id}: {n['kept']} of {len(mine)} failures mended, {verified} verified recoveries in {out}"
+            f"{env_id}: {n['kept']} of {len(mine) - n['succeeded']} failures mended, {verified} verified recoveries in "
+            + str(out)
             + (f"; {n['unmended']} not" if n["unmended"] else "")
             + (f"; {n['error']} could not be replayed or explained" if n["error"] else "")
+            + (f"; {n['succeeded']} successes recorded beside them" if n["succeeded"] else "")
         )
     return 0 if any(a.result == "kept" for a in attempts) else 1
 

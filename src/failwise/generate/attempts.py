@@ -14,7 +14,7 @@ from failwise.errors import StoreError
 from failwise.generate.cells import Cell
 
 FILE = "attempts.jsonl"
-Result = Literal["kept", "unmended", "harmless", "inapplicable", "no_plan", "error"]
+Result = Literal["kept", "unmended", "harmless", "inapplicable", "no_plan", "error", "succeeded"]
 
 
 class Attempt(BaseModel):
@@ -24,7 +24,7 @@ class Attempt(BaseModel):
         env_id, cell, seed: which. corrections: how many were verified. error: one line.
         result: "kept" failed, and has a verified recovery; "unmended" failed, and none was found; "harmless" succeeded
             all the same; "inapplicable" where the plan has no such stage, or nothing to change in it; "no_plan" where
-            the expert itself fails; "error" where the simulator did.
+            the expert itself fails; "error" where the simulator did; "succeeded" is a policy's own success.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -33,6 +33,7 @@ class GenerateOptions:
         look_every: record a picture every so many steps of what is kept; 0: none.
         patience: attempts at a cell, for each failure wanted, after which the cell is left as it is.
         offset: skip so many of the layouts reserved for failures on purpose.
+        successes: of a policy's own episodes, record the successful ones as well.
         workers: processes.
     """
 
@@ -43,6 +44,7 @@ class GenerateOptions:
     look_every: int = 2
     patience: int = 6
     offset: int = 0
+    successes: bool = True
     workers: int = 2
 
 

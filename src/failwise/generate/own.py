@@ -21,17 +21,18 @@ from failwise.errors import DataError, EpisodeError
 from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.mending import EPISODES, RECOVERIES, Failed, GenerateOptions, mend
 from failwise.generate.plan import Run, expert_arm, make_plan
-from failwise.generate.recording import Told
+from failwise.generate.recording import Told, record
 from failwise.rollout.collecting import environment, make_executor
 from failwise.store import EpisodeStore, StoredEpisode
-from failwise.types import Actor, FailureEvent, Outcome
+from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome
 
 ARM = "own"
+DRIFT = 0.01  # metres or radians of proprioception by which a replay with snapshots may leave its record
 
 
 @dataclass(frozen=True)
-class OwnFailure:
-    """One failed episode to be mended: its store and its name there."""
+class OwnEpisode:
+    """One episode to be mended, or only recorded if it succeeded: its store and its name there."""
 
     source: str
     episode_id: str
@@ -39,6 +40,9 @@ class OwnFailure:
 
 def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateOptions | None = None) -> list[Attempt]:
     """Explain and mend the failed episodes of a store that were not tried yet; returns every attempt at them.
+
+    With ``options.successes``, the successful ones are recorded beside them: a recovery actor learns from those when
+    not to take over.
 
     Args:
         source: a store of episodes of a policy.
@@ -53,11 +57,10 @@ def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateO
     from failwise.rollout.progress import track
 
     options = options or GenerateOptions()
-    failed = [
-        m
-        for m in EpisodeStore(source, create=False).metas()
-        if m.env_id in env_ids and m.has_verdict and m.outcome != Outcome.SUCCESS and m.n_steps
+    judged = [
+        m for m in EpisodeStore(source, create=False).metas() if m.env_id in env_ids and m.has_verdict and m.n_steps
     ]
+    failed = [m for m in judged if m.outcome != Outcome.SUCCESS]
     if not failed:
         raise DataError(f"no failed episode of {', '.join(env_ids)} in {source}: there is nothing to mend")
     for env_id in env_ids:
@@ -65,26 +68,29 @@ def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateO
     EpisodeStore(out / EPISODES)
     EpisodeStore(out / RECOVERIES)
     by_key = {(a.env_id, a.seed): a for a in read_attempts(out) if a.cell == ARM}
-    todo = [OwnFailure(str(source), m.episode_id) for m in failed if (m.env_id, m.env_seed) not in by_key]
+    wanted = judged if options.successes else failed
+    todo = [OwnEpisode(str(source), m.episode_id) for m in wanted if (m.env_id, m.env_seed) not in by_key]
     with closing(make_executor("processes", options.workers, item_timeout_s=600.0)) as pool:
         results = pool.map(partial(mend_one, out=str(out), options=options), todo)
-        for result in track(results, total=len(failed), done=len(failed) - len(todo), title="mend", outcomes=False):
+        for result in track(results, total=len(wanted), done=len(wanted) - len(todo), title="mend", outcomes=False):
             if isinstance(result, WorkerFailure):
                 meta = EpisodeStore(source, create=False).read(result.item.episode_id).meta
                 result = Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result="error", error=result.reason)
             append(out, [result])
             by_key[result.env_id, result.seed] = result
-    return [by_key[m.env_id, m.env_seed] for m in failed if (m.env_id, m.env_seed) in by_key]
+    return [by_key[m.env_id, m.env_seed] for m in wanted if (m.env_id, m.env_seed) in by_key]
 
 
-def mend_one(item: OwnFailure, out: str, options: GenerateOptions) -> Attempt:
-    """Replay, explain, search ways out, record."""
+def mend_one(item: OwnEpisode, out: str, options: GenerateOptions) -> Attempt:
+    """Replay, explain, search ways out, record; a success is only recorded."""
     episode = EpisodeStore(item.source, create=False).read(item.episode_id)
     meta = episode.meta
     env = expert_arm(environment(meta.env_id))
     try:
-        finding = diagnose(replay(env, episode))
         run = replayed(env, episode)
+        if meta.outcome == Outcome.SUCCESS:
+            return _succeeded(env, meta, run, Path(out), options)
+        finding = diagnose(replay(env, episode))
         plan = make_plan(env, meta.env_seed, meta.instruction)
         about = finding.diagnosis
         event = FailureEvent(
@@ -108,11 +114,28 @@ def mend_one(item: OwnFailure, out: str, options: GenerateOptions) -> Attempt:
     return Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result=result, corrections=found)
 
 
+def _succeeded(env: ArmEnvironment, meta: EpisodeMeta, run: Run, out: Path, options: GenerateOptions) -> Attempt:
+    about = {"stages": stages_of(run, env.spec.conditions), "own": meta.episode_id}
+    told, actors = Told(meta.instruction, meta.env_seed), [Actor.POLICY] * len(run)
+    record(env, EpisodeStore(out / EPISODES), ARM, told, run, actors, Outcome.SUCCESS, options.look_every, None, about)
+    return Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result="succeeded")
+
+
 def replayed(env: ArmEnvironment, episode: StoredEpisode) -> Run:
-    """A recorded episode again, with the simulation's state at every step."""
+    """A recorded episode again, with the simulation's state at every step.
+
+    Raises:
+        EpisodeError: it leaves its record by more than ``DRIFT`` (taking a snapshot may touch what follows, as in
+            ManiSkill, where it makes the solver forget its contacts), or ends otherwise.
+    """
     meta, actions = episode.meta, iter(episode.actions())
     observation, _ = env.reset(seed=meta.env_seed, options={"instruction": meta.instruction})
-    return Run.begin(env, observation).proceed(env, lambda: next(actions, None), meta.n_steps)
+    run = Run.begin(env, observation).proceed(env, lambda: next(actions, None), meta.n_steps)
+    n = min(len(run), meta.n_steps)
+    away = float(np.abs(np.stack(run.states[:n]) - episode.states()[:n]).max())
+    if away > DRIFT or (run.first_success is not None) != (meta.outcome == Outcome.SUCCESS):
+        raise EpisodeError(f"the replay of {episode.id} departs from its record by up to {away:.3g}, or ends otherwise")
+    return run
 
 
 def stages_of(run: Run, conditions: Sequence[str]) -> dict[str, list[int]]:

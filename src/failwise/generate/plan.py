@@ -127,8 +127,9 @@ class Plan:
 
 
 def stage_at(spans: Mapping[str, Sequence[int]], step: int) -> str:
-    """The stage of a plan that a step belongs to; after the end, the last."""
-    return next((name for name, (_, stop) in spans.items() if step < stop), list(spans)[-1])
+    """The stage of a plan that a step belongs to, in whatever order they are listed; after the end, the last."""
+    ends = sorted((stop, name) for name, (_, stop) in spans.items())
+    return next((name for stop, name in ends if step < stop), ends[-1][1])
 
 
 def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:

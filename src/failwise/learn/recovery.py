@@ -42,7 +42,7 @@ class Windows:
     Attributes:
         frames_MWD: float32, features; the first frame is repeated where an episode has just begun.
         failing: bool (M,). stage, kind: int64 (M,), indices. delta: float32 (M, 7), NaN where no move is known.
-        seed: int64 (M,), the layout.
+        seed: int64 (M,), the layout. own: bool (M,), of a policy's own episode instead of one made on purpose.
     """
 
     frames_MWD: NDArray[np.float32]
@@ -51,6 +51,7 @@ class Windows:
     kind: NDArray[np.int64]
     delta: NDArray[np.float32]
     seed: NDArray[np.int64]
+    own: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.failing)
@@ -59,12 +60,15 @@ class Windows:
         """Some of them."""
         return Windows(
             self.frames_MWD[index], self.failing[index], self.stage[index], self.kind[index], self.delta[index],
-            self.seed[index],
+            self.seed[index], self.own[index],
         )  # fmt: skip
 
 
 def train_recovery(policy: CompactVLA, folder: Path, options: RecoveryTraining) -> CompactAdvisor:
     """Fit a recovery actor to what ``failwise generate`` made; its ``notes`` hold figures on held-out layouts.
+
+    Those of "figures" are on failures made on purpose, as FailSafe reports them; those of "own" on the policy's own
+    episodes, where there are any.
 
     Raises:
         DataError: no pictures, no failures, no verified corrections, or no layout left to hold out.
@@ -84,8 +88,10 @@ def train_recovery(policy: CompactVLA, folder: Path, options: RecoveryTraining) 
     network = _fit(learned, scaler, scale, len(stages), len(kinds), options)
     notes = {
         "episodes": len(metas), "windows": len(learned), "held_out_layouts": len(set(judged.seed.tolist())),
-        "figures": judge(network, scaler, scale, judged),
+        "figures": judge(network, scaler, scale, judged.take(~judged.own)),
     }  # fmt: skip
+    if judged.own.any():
+        notes["own"] = judge(network, scaler, scale, judged.take(judged.own))
     return CompactAdvisor(policy, stages, kinds, options.window, stride, scaler, scale, network, notes)
 
 
@@ -101,7 +107,7 @@ def load_windows(
         DataError: pictures were taken at different distances in different episodes.
     """
     store = EpisodeStore(folder / EPISODES, create=False)
-    rows: list[tuple[NDArray[np.float32], bool, int, int, NDArray[np.float32], int]] = []
+    rows: list[tuple[NDArray[np.float32], bool, int, int, NDArray[np.float32], int, bool]] = []
     stride = _stride(store, metas)
     encoded = ((meta, *_frames(policy, store.read(meta.episode_id))) for meta in metas)
     for meta, looks, frames in track(encoded, total=len(metas), title="frames", outcomes=False):
@@ -110,12 +116,13 @@ def load_windows(
             if about is not None:
                 failing, stage, kind, delta = about
                 window = frames[np.maximum(np.arange(index - options.window + 1, index + 1), 0)]
-                rows.append((window, failing, stages.index(stage), kinds.index(kind), delta, meta.env_seed))
+                own = "own" in meta.extra
+                rows.append((window, failing, stages.index(stage), kinds.index(kind), delta, meta.env_seed, own))
     columns = list(zip(*rows, strict=True))
     return (
         Windows(
             np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3]),
-            np.stack(columns[4]), np.array(columns[5]),
+            np.stack(columns[4]), np.array(columns[5]), np.array(columns[6]),
         ),
         stride,
     )  # fmt: skip
