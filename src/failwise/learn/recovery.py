@@ -77,8 +77,8 @@ def train_recovery(policy: CompactVLA, folder: Path, options: RecoveryTraining) 
     stages = sorted({name for meta in metas for name in meta.extra["stages"]})
     kinds = [NONE, *sorted({_kind(meta) for meta in metas} - {NONE})]
     windows, stride = load_windows(policy, folder, metas, stages, kinds, options)
-    held_out = _held_out(windows.seed, options)
-    learned, judged = windows.take(~held_out), windows.take(held_out)
+    aside = held_out(windows.seed, options)
+    learned, judged = windows.take(~aside), windows.take(aside)
     if not learned.failing.any() or not np.isfinite(learned.delta).any():
         raise DataError(f"{folder} has no failure with a verified correction to learn from; generate more")
     scaler = Scaler().fit(learned.frames_MWD.reshape(-1, learned.frames_MWD.shape[2]))
@@ -257,8 +257,12 @@ def _batches(observations: Sequence[Observation]) -> Iterator[Sequence[Observati
         yield observations[first : first + BATCH_FRAMES]
 
 
-def _held_out(seeds: NDArray[np.int64], options: RecoveryTraining) -> NDArray[np.bool_]:
-    """Moments of the layouts that are not learned from."""
+def held_out(seeds: NDArray[np.int64], options: RecoveryTraining) -> NDArray[np.bool_]:
+    """Which moments are of layouts that are not learned from, bool (M,).
+
+    Raises:
+        DataError: there is only one layout.
+    """
     layouts = np.unique(seeds)
     random = np.random.default_rng(options.seed)
     chosen = random.choice(layouts, max(1, round(options.held_out * len(layouts))), replace=False)
