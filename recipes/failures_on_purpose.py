@@ -4,14 +4,16 @@
     .venv-maniskill/bin/python recipes/failures_on_purpose.py                  # hours on two cores; resumes
     .venv-maniskill/bin/python recipes/failures_on_purpose.py --stage report   # only the figures, from what is on disk
 
-Stages: demonstrations -> a weak and a good policy -> failures with verified recoveries -> a recovery actor, judged on
-layouts that it has not seen -> both policies with and without it on test seeds -> docs/results/failsafe.json.
+Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
+failures mended likewise -> a recovery actor, judged on layouts that it has not seen -> both policies with and without
+it on test seeds, and the good one on variants of the tasks -> docs/results/failsafe.json.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +22,16 @@ import tyro
 
 from failwise.evaluate import evaluate
 from failwise.evaluate.recovered import recovered_arm, recovery_result
-from failwise.generate import Attempt, GenerateOptions, Request, cells_of, generate, possible_modes, read_attempts
+from failwise.generate import (
+    Attempt,
+    GenerateOptions,
+    Request,
+    cells_of,
+    generate,
+    mend_own,
+    possible_modes,
+    read_attempts,
+)  # fmt: skip
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions, RecoveryTraining
 from failwise.learn.recovery import train_recovery
@@ -28,7 +39,7 @@ from failwise.policies import load_policy
 from failwise.policies.compact import CompactVLA
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.rollout.collecting import environment
-from failwise.seeds import DEMOS, TEST
+from failwise.seeds import COLLECT, DEMOS, TEST
 from failwise.store import EpisodeStore
 from figures_of import REPOSITORY, Minutes, machine
 
@@ -59,8 +70,10 @@ class Recipe:
     """Everything, only the failures, only the policies, or only the figures."""
     tasks: tuple[str, ...] = ("maniskill/PickCube-v1", "maniskill/PushCube-v1", "maniskill/StackCube-v1")
     """The tasks."""
-    failures: int = 216
+    failures: int = 240
     """Failures with a verified recovery a task, over all modes."""
+    own_seeds: int = 30
+    """Own episodes of each policy a task, whose failures are mended."""
     demo_seeds: int = 60
     """Demonstrations tried a task."""
     weak: FitOptions = field(default_factory=lambda: FitOptions(steps=500, copies=4, warmup=50))
@@ -71,6 +84,10 @@ class Recipe:
     """Training of the recovery actor."""
     test_seeds: int = 100
     """Paired test seeds a task."""
+    variants: tuple[str, ...] = ("space", "view", "object", "arm")
+    """What is changed in the tasks to see what carries over."""
+    variant_seeds: int = 40
+    """Paired test seeds a task and variant."""
     workers: int = 2
     """Processes that run episodes."""
 
@@ -85,25 +102,33 @@ def main(recipe: Recipe) -> None:
         with minutes.of("policies"):
             train_policies(recipe)
     if recipe.stage == "all":
+        with minutes.of("own failures"):
+            mend_own_failures(recipe)
         with minutes.of("recovery actor"):
             learn_recovery(recipe)
         with minutes.of("proof"):
-            arms = {name: str(recipe.out / name) for name in STRENGTHS}
-            seeds = list(TEST.claim(recipe.test_seeds))
-            recover = str(recipe.out / "recovery")
-            evaluate(recipe.tasks, arms, seeds, recipe.out / "proof", workers=recipe.workers, recover=recover)
+            prove(recipe, STRENGTHS, recipe.tasks, recipe.test_seeds, "proof")
+        with minutes.of("variants"):
+            changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
+            prove(recipe, STRENGTHS[1:], changed, recipe.variant_seeds, "variants")
     if recipe.stage in ("all", "report"):
         write_results(recipe)
 
 
 def make_failures(recipe: Recipe) -> None:
-    """Failures of every mode that a task knows, spread evenly."""
+    """Failures of every mode that a task knows, spread evenly; what some modes lack, the others make up for."""
+    folder, options = recipe.out / "failures", GenerateOptions(workers=recipe.workers)
     for task in recipe.tasks:
         env = environment(task)
         modes = [mode for mode in possible_modes(env) if mode in MODES]
         share = -(-recipe.failures // len(modes))
         cells = cells_of(env, [Request(mode=mode, episodes=share) for mode in modes])
-        generate(cells, recipe.out / "failures", GenerateOptions(workers=recipe.workers))
+        kept = Counter(a.cell for a in generate(cells, folder, options) if a.result == "kept")
+        full = [mode for mode in modes if all(kept[c.name] >= c.wanted for c in cells if c.mode == mode)]
+        lacking = recipe.failures - sum(min(kept[c.name], c.wanted) for c in cells)
+        if full and lacking > 0:
+            more = share - (-lacking // len(full))
+            generate(cells_of(env, [Request(mode=mode, episodes=more) for mode in full]), folder, options)
 
 
 def train_policies(recipe: Recipe) -> None:
@@ -119,6 +144,24 @@ def train_policies(recipe: Recipe) -> None:
             train_bc(demos, recipe.out / name, BCOptions(fit=fit))
 
 
+def mend_own_failures(recipe: Recipe) -> None:
+    """Own episodes of both policies, on layouts of their own; failed ones are mended, successful ones kept beside."""
+    for index, name in enumerate(STRENGTHS):
+        seeds = COLLECT.claim(recipe.own_seeds, offset=index * recipe.own_seeds)
+        items = [RolloutItem(task, s, s, name, str(recipe.out / name)) for task in recipe.tasks for s in seeds]
+        own = recipe.out / f"own-{name}"
+        collect(items, own, workers=recipe.workers, title=f"own episodes, {name}")
+        mend_own(own, recipe.tasks, recipe.out / "failures", GenerateOptions(workers=recipe.workers))
+
+
+def prove(recipe: Recipe, names: Sequence[str], tasks: Sequence[str], seeds: int, folder: str) -> None:
+    """Policies with and without the recovery actor, on the same test seeds."""
+    arms = {name: str(recipe.out / name) for name in names}
+    recover = str(recipe.out / "recovery")
+    layouts = list(TEST.claim(seeds))
+    evaluate(list(tasks), arms, layouts, recipe.out / folder, workers=recipe.workers, recover=recover)
+
+
 def learn_recovery(recipe: Recipe) -> None:
     """One recovery actor for both policies; it sees through the good one's backbone."""
     if not (recipe.out / "recovery" / "recovery.json").is_file():
@@ -131,14 +174,6 @@ def write_results(recipe: Recipe) -> None:
     """docs/results/failsafe.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
     minutes = recipe.out / "minutes.json"
     about = json.loads((recipe.out / "recovery" / "recovery.json").read_text(encoding="utf-8"))
-    metas = EpisodeStore(recipe.out / "proof" / "episodes", create=False).metas()
-    comparisons = {}
-    for name in STRENGTHS:
-        rows = {task: [m for m in metas if m.env_id == task] for task in recipe.tasks}
-        comparisons[name] = {
-            "all": asdict(recovery_result(metas, name)),
-            **{task: asdict(recovery_result(mine, name)) for task, mine in rows.items()},
-        }
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
         "command": "python recipes/failures_on_purpose.py",
@@ -148,19 +183,34 @@ def write_results(recipe: Recipe) -> None:
         "failures": yields(read_attempts(recipe.out / "failures")),
         "diagnosis": about["notes"],
         "arms": [name for strength in STRENGTHS for name in (strength, recovered_arm(strength))],
-        "recovery": comparisons,
+        "recovery": {name: pairs(recipe.out / "proof", name) for name in STRENGTHS},
         "comparison": json.loads((recipe.out / "proof" / "comparison.json").read_text(encoding="utf-8")),
     }
+    if (variants := recipe.out / "variants" / "comparison.json").is_file():
+        results["variants"] = {
+            "recovery": pairs(variants.parent, STRENGTHS[1]),
+            "comparison": json.loads(variants.read_text(encoding="utf-8")),
+        }
     path = REPOSITORY / "docs" / "results" / "failsafe.json"
     path.write_text(json.dumps(results, indent=1).replace(f"{recipe.out}/", "") + "\n", encoding="utf-8")
     print(path)
+
+
+def pairs(folder: Path, arm: str) -> dict[str, Any]:
+    """What taking over came to for an arm, over all tasks and for each."""
+    metas = EpisodeStore(folder / "episodes", create=False).metas()
+    by_task = {task: [m for m in metas if m.env_id == task] for task in sorted({m.env_id for m in metas})}
+    return {
+        "all": asdict(recovery_result(metas, arm)),
+        **{task: asdict(recovery_result(mine, arm)) for task, mine in by_task.items()},
+    }
 
 
 def yields(attempts: list[Attempt]) -> dict[str, dict[str, dict[str, int]]]:
     """Task -> mode -> what came of its attempts, and how many recoveries were verified."""
     out: dict[str, dict[str, Counter[str]]] = {}
     for attempt in attempts:
-        mode = attempt.cell.split(".")[0].split("-")[0]
+        mode = attempt.cell.split(".")[0]  # with its axis, as FailSafe counts failure types
         tally = out.setdefault(attempt.env_id, {}).setdefault(mode, Counter())
         tally[attempt.result] += 1
         tally["recoveries"] += attempt.corrections
