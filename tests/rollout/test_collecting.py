@@ -1,10 +1,12 @@
 """Many episodes into one store: the same bytes again, nothing twice, nothing lost."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from failwise.errors import CheckpointError, SetupError, UnknownNameError
 from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser, weights_sha256
 from failwise.rollout import RolloutItem, RolloutOptions, collect, collecting, default_workers, run_item
 from failwise.rollout.executors import ProcessPool
-from failwise.store import EpisodeStore
+from failwise.store import EpisodeStore, check
+from failwise.types import Outcome
 
-from . import faulty_work
+from . import faulty_work, killed_work
 from .faulty_work import ITEMS, reach
 
 
@@ -139,6 +142,28 @@ def test_ctrl_c_in_a_program_of_its_own_loses_and_repeats_nothing(whole, tmp_pat
     assert ran == [4, 5, 6, 7]
     assert written(tmp_path).items() >= before.items()
     assert files(tmp_path) == files(whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes that it kills")
+def test_twenty_kills_at_random_moments_lose_the_current_episode_at_most(tmp_path):
+    store = tmp_path / "killed"
+    done = subprocess.run(
+        [sys.executable, killed_work.__file__, str(store), "20"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kills = json.loads(done.stdout)
+    assert len(kills) == 20 and all(kill["killed"] for kill in kills), "each was killed while it still had work"
+    assert not any(kill["changed"] for kill in kills), "what was committed stays as it is"
+    assert all(later["before"] == kill["after"] for kill, later in pairwise(kills))
+    assert sum(kill["after"] - kill["before"] for kill in kills) >= 20
+    ran = kills[-1]["after"]
+    assert not check(EpisodeStore(store)).problems, "what a kill leaves behind is hidden, and no damaged episode"
+    metas = collect(killed_work.ITEMS, store, workers=1, quiet=True)
+    assert len(metas) == len(killed_work.ITEMS) == len(EpisodeStore(store)) > ran
+    result = check(EpisodeStore(store))
+    assert result.sound and not result.leftovers and not result.outcomes.get(Outcome.ERROR)
+    collect(killed_work.ITEMS, tmp_path / "never", workers=1, quiet=True)
+    assert files(store) == files(tmp_path / "never"), "byte for byte what a run makes that nobody disturbed"
 
 
 def test_an_item_that_kills_its_workers_is_recorded_as_an_error(whole, tmp_path):
