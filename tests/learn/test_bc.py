@@ -127,3 +127,28 @@ def test_training_goes_on_from_another_policy_or_says_why_not(demos, tmp_path):
     CompactVLA(shapes, normaliser).save(other)
     with pytest.raises(CheckpointError, match="takes cameras"):
         train_bc(demos, tmp_path / "no", replace(options, start=other))
+
+
+def test_a_second_store_is_imitated_too_at_its_share_and_no_further_than_asked(demos, tmp_path, monkeypatch):
+    from failwise.learn import bc
+
+    second = tmp_path / "second"
+    items = [RolloutItem("tiny/push", s, s, "more", "expert") for s in range(6)]
+    collect(items, second, workers=1, quiet=True, options=RolloutOptions(look_every=4))
+    given = []
+    monkeypatch.setattr(bc, "fit", lambda policy, sources, *a, **k: given.append(sources) or policy)
+    options = BCOptions(fit=QUICK, config=small_config(), also=second, also_share=0.25)
+    train_bc(demos, tmp_path / "all", options)
+    train_bc(demos, tmp_path / "few", replace(options, also_frames=20))
+    (first, more), (_, few) = given
+    assert (first.share, more.share) == (0.75, 0.25)
+    assert {m.env_id for m in more.data.episodes} == {"tiny/push"} and len(more.data.episodes) == 6
+    longest = max(m.n_frames for m in few.data.episodes)
+    assert 20 - longest < len(few.data) <= 20
+    about = json.loads((tmp_path / "few" / "about.json").read_text())
+    assert about["also_trained_on"] == {"episodes": {"tiny/push": len(few.data.episodes)}, "frames": len(few.data)}
+    assert make_env("tiny/push").spec.held_out[0] in load_policy(tmp_path / "all").text
+    with pytest.raises(DataError, match="less than one episode"):
+        train_bc(demos, tmp_path / "none", replace(options, also_frames=1))
+    with pytest.raises(SetupError, match="also_share"):
+        replace(options, also_share=1.0)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from failwise.errors import CheckpointError, DataError, SetupError
@@ -32,6 +33,19 @@ class BCOptions:
     """Use at most so many successful episodes a task, those of the lowest seeds; 0 uses all."""
     start: Path | None = None
     """Train on from this compact policy instead of from random weights; its shapes and normaliser are kept."""
+    also: Path | None = None
+    """A second store whose successes are imitated, for instance the recoveries that 'failwise generate' verified."""
+    also_share: float = 0.35
+    """Its share of every batch."""
+    also_frames: int = 0
+    """Use at most so many pictures of it, the same number of every task, in whole episodes drawn by the seed;
+    0 uses all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.also_share < 1:
+            raise SetupError(f"also_share must lie between 0 and 1, not {self.also_share}")
+        if self.also_frames < 0:
+            raise SetupError(f"also_frames must be at least 0, not {self.also_frames}")
 
 
 def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Path:
@@ -50,8 +64,13 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
     except OSError as error:
         raise SetupError(f"cannot write to {out} ({error.strerror}); choose another --out") from error
     chosen = choose_demonstrations(episodes, options.per_task)
+    further = set() if options.also is None else _choose_further(options.also, options)
     horizon = options.config.horizon if options.start is None else load_policy(options.start).spec.horizon
     data = load_chunks(episodes, horizon, lambda m: m.episode_id in chosen)
+    sources = [Source(data)]
+    if options.also is not None:
+        more = load_chunks(options.also, horizon, lambda m: m.episode_id in further, cameras=data.images)
+        sources = [Source(data, share=1 - options.also_share), Source(more, share=options.also_share)]
     config = replace(
         options.config,
         cameras={c: (x.shape[1], x.shape[2]) for c, x in data.images.items()},
@@ -66,12 +85,17 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
         policy = CompactVLA(config, normaliser)
     else:
         policy = _start_from(options.start, config)
-    policy.text.add(all_wordings({m.env_id for m in data.episodes}, data.sentences))
+    told = [m for source in sources for m in source.data.episodes]
+    sentences = tuple(dict.fromkeys(s for source in sources for s in source.data.sentences))
+    policy.text.add(all_wordings({m.env_id for m in told}, sentences))
     tasks = Counter(m.env_id for m in data.episodes)
     policy.notes = {"trained_on": dict(sorted(tasks.items())), "fit": asdict(options.fit)}
+    if options.also is not None:
+        counts = Counter(m.env_id for m in sources[1].data.episodes)
+        policy.notes["also_trained_on"] = {"frames": len(sources[1].data), "episodes": dict(sorted(counts.items()))}
     if options.start is not None:
         policy.notes["started_from"] = weights_sha256(policy_folder(options.start))
-    trained = fit(policy, [Source(data)], options.fit, title="behaviour cloning", scratch=out / "training")
+    trained = fit(policy, sources, options.fit, title="behaviour cloning", scratch=out / "training")
     trained.save(out)
     (out / "training" / "training.safetensors").unlink(missing_ok=True)
     if (out / "training").is_dir():
@@ -102,6 +126,24 @@ def choose_demonstrations(episodes: Path, per_task: int) -> set[str]:
         raise DataError(f"{episodes} holds no successful episode with pictures to imitate")
     ordered = {t: sorted(m, key=lambda m: m.env_seed) for t, m in by_task.items()}
     return {m.episode_id for metas in ordered.values() for m in (metas[:per_task] if per_task else metas)}
+
+
+def _choose_further(store: Path, options: BCOptions) -> set[str]:
+    """Ids of the successful episodes of the second store that are imitated."""
+    ids = choose_demonstrations(store, 0)
+    if not options.also_frames:
+        return ids
+    metas = [m for m in EpisodeStore(store, create=False).metas() if m.episode_id in ids]
+    by_task: dict[str, list[EpisodeMeta]] = {}
+    for index in np.random.default_rng(options.fit.seed).permutation(len(metas)):
+        by_task.setdefault(metas[index].env_id, []).append(metas[index])
+    share, chosen = options.also_frames / len(by_task), set()
+    for mine in by_task.values():
+        total = np.cumsum([m.n_frames for m in mine])
+        chosen |= {m.episode_id for m, until in zip(mine, total, strict=True) if until <= share}
+    if not chosen:
+        raise DataError(f"also_frames {options.also_frames} is less than one episode a task of {store}")
+    return chosen
 
 
 def all_wordings(env_ids: set[str], sentences: tuple[str, ...]) -> list[str]:
