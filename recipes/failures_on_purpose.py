@@ -6,7 +6,8 @@
 
 Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
 failures mended likewise -> a recovery actor, judged on layouts that it has not seen -> both policies with and without
-it on test seeds, and the good one on variants of the tasks -> docs/results/failsafe.json.
+it on test seeds; the good one trained on with the recoveries against as many further demonstrations; the good one on
+variants of the tasks -> docs/results/failsafe.json.
 """
 
 from __future__ import annotations
@@ -16,22 +17,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
+from failsafe_figures import write_results
 from failwise.evaluate import evaluate
-from failwise.evaluate.recovered import recovered_arm, recovery_result
-from failwise.generate import (
-    Attempt,
-    GenerateOptions,
-    Request,
-    cells_of,
-    generate,
-    mend_own,
-    possible_modes,
-    read_attempts,
-)  # fmt: skip
+from failwise.generate import GenerateOptions, Request, cells_of, generate, mend_own, possible_modes
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions, RecoveryTraining
 from failwise.learn.recovery import train_recovery
@@ -41,23 +33,11 @@ from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.rollout.collecting import environment
 from failwise.seeds import COLLECT, DEMOS, TEST
 from failwise.store import EpisodeStore
-from figures_of import REPOSITORY, Minutes, machine
+from failwise.types import Outcome
+from figures_of import Minutes
 
-MODES = (
-    "translation",
-    "rotation",
-    "misaligned_grasp",
-    "noop",
-    "slip",
-    "early_release",
-    "late_close",
-    "no_grasp",
-    "speed",
-    "wrong_sequence",
-    "wrong_goal",
-    "wrong_object",
-)
 STRENGTHS = ("weak", "good")
+TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
 
 @dataclass(frozen=True)
@@ -84,6 +64,8 @@ class Recipe:
     """Training of the recovery actor."""
     test_seeds: int = 100
     """Paired test seeds a task."""
+    on: FitOptions = field(default_factory=lambda: FitOptions(steps=800, copies=4, learning_rate=3e-4, warmup=50))
+    """Training on of the good policy, with recoveries and with as many pictures of further demonstrations."""
     variants: tuple[str, ...] = ("space", "view", "object", "arm")
     """What is changed in the tasks to see what carries over."""
     variant_seeds: int = 40
@@ -108,11 +90,17 @@ def main(recipe: Recipe) -> None:
             learn_recovery(recipe)
         with minutes.of("proof"):
             prove(recipe, STRENGTHS, recipe.tasks, recipe.test_seeds, "proof")
+        with minutes.of("recoveries as data"):
+            train_on(recipe)
+            arms = {name: str(recipe.out / name) for name in TRAINED_ON}
+            layouts = list(TEST.claim(recipe.test_seeds))
+            evaluate(recipe.tasks, arms, layouts, recipe.out / "data", workers=recipe.workers)
         with minutes.of("variants"):
             changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
             prove(recipe, STRENGTHS[1:], changed, recipe.variant_seeds, "variants")
     if recipe.stage in ("all", "report"):
-        write_results(recipe)
+        settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs/failsafe"}
+        write_results(recipe.out, settings, STRENGTHS)
 
 
 def make_failures(recipe: Recipe) -> None:
@@ -120,7 +108,7 @@ def make_failures(recipe: Recipe) -> None:
     folder, options = recipe.out / "failures", GenerateOptions(workers=recipe.workers)
     for task in recipe.tasks:
         env = environment(task)
-        modes = [mode for mode in possible_modes(env) if mode in MODES]
+        modes = possible_modes(env)
         share = -(-recipe.failures // len(modes))
         cells = cells_of(env, [Request(mode=mode, episodes=share) for mode in modes])
         kept = Counter(a.cell for a in generate(cells, folder, options) if a.result == "kept")
@@ -134,11 +122,7 @@ def make_failures(recipe: Recipe) -> None:
 def train_policies(recipe: Recipe) -> None:
     """Two policies on the same demonstrations, of which one has trained for longer."""
     demos = recipe.out / "demos"
-    items = [
-        RolloutItem(e, s, s, "demos", "expert:mixed") for e in recipe.tasks for s in DEMOS.claim(recipe.demo_seeds)
-    ]
-    pictures = RolloutOptions(look_every=2, wording="training")
-    collect(items, demos, workers=recipe.workers, options=pictures, title="demonstrations")
+    demonstrate(recipe, demos, 0, "demonstrations")
     for name, fit in zip(STRENGTHS, (recipe.weak, recipe.good), strict=True):
         if not (recipe.out / name / "config.json").is_file():
             train_bc(demos, recipe.out / name, BCOptions(fit=fit))
@@ -152,6 +136,32 @@ def mend_own_failures(recipe: Recipe) -> None:
         own = recipe.out / f"own-{name}"
         collect(items, own, workers=recipe.workers, title=f"own episodes, {name}")
         mend_own(own, recipe.tasks, recipe.out / "failures", GenerateOptions(workers=recipe.workers))
+
+
+def train_on(recipe: Recipe) -> None:
+    """The good policy, trained on with recoveries, and with as many pictures of further demonstrations."""
+    further = recipe.out / "further"
+    demonstrate(recipe, further, recipe.demo_seeds, "further demonstrations")
+    stores = {"with-demos": further, "with-recoveries": recipe.out / "failures" / "recoveries"}
+    metas = [EpisodeStore(store).metas() for store in stores.values()]
+    frames = min(
+        sum(m.n_frames for m in mine if m.env_id == task and m.outcome == Outcome.SUCCESS)
+        for mine in metas
+        for task in recipe.tasks
+    )
+    for name, store in stores.items():
+        if not (recipe.out / name / "config.json").is_file():
+            total = frames * len(recipe.tasks)
+            options = BCOptions(fit=recipe.on, start=recipe.out / "good", also=store, also_frames=total)
+            train_bc(recipe.out / "demos", recipe.out / name, options)
+
+
+def demonstrate(recipe: Recipe, out: Path, offset: int, title: str) -> None:
+    """Demonstrations of mixed quality, as people give them."""
+    seeds = DEMOS.claim(recipe.demo_seeds, offset=offset)
+    items = [RolloutItem(task, s, s, "demos", "expert:mixed") for task in recipe.tasks for s in seeds]
+    pictures = RolloutOptions(look_every=2, wording="training")
+    collect(items, out, workers=recipe.workers, options=pictures, title=title)
 
 
 def prove(recipe: Recipe, names: Sequence[str], tasks: Sequence[str], seeds: int, folder: str) -> None:
@@ -168,53 +178,6 @@ def learn_recovery(recipe: Recipe) -> None:
         policy = load_policy(recipe.out / "good")
         assert isinstance(policy, CompactVLA), "train_bc makes no other"
         train_recovery(policy, recipe.out / "failures", recipe.recovery).save(recipe.out / "recovery")
-
-
-def write_results(recipe: Recipe) -> None:
-    """docs/results/failsafe.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
-    minutes = recipe.out / "minutes.json"
-    about = json.loads((recipe.out / "recovery" / "recovery.json").read_text(encoding="utf-8"))
-    results: dict[str, Any] = {
-        "experiment": "failures_on_purpose",
-        "command": "python recipes/failures_on_purpose.py",
-        **machine(),
-        "minutes": json.loads(minutes.read_text(encoding="utf-8")),
-        "settings": json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs/failsafe"},
-        "failures": yields(read_attempts(recipe.out / "failures")),
-        "diagnosis": about["notes"],
-        "arms": [name for strength in STRENGTHS for name in (strength, recovered_arm(strength))],
-        "recovery": {name: pairs(recipe.out / "proof", name) for name in STRENGTHS},
-        "comparison": json.loads((recipe.out / "proof" / "comparison.json").read_text(encoding="utf-8")),
-    }
-    if (variants := recipe.out / "variants" / "comparison.json").is_file():
-        results["variants"] = {
-            "recovery": pairs(variants.parent, STRENGTHS[1]),
-            "comparison": json.loads(variants.read_text(encoding="utf-8")),
-        }
-    path = REPOSITORY / "docs" / "results" / "failsafe.json"
-    path.write_text(json.dumps(results, indent=1).replace(f"{recipe.out}/", "") + "\n", encoding="utf-8")
-    print(path)
-
-
-def pairs(folder: Path, arm: str) -> dict[str, Any]:
-    """What taking over came to for an arm, over all tasks and for each."""
-    metas = EpisodeStore(folder / "episodes", create=False).metas()
-    by_task = {task: [m for m in metas if m.env_id == task] for task in sorted({m.env_id for m in metas})}
-    return {
-        "all": asdict(recovery_result(metas, arm)),
-        **{task: asdict(recovery_result(mine, arm)) for task, mine in by_task.items()},
-    }
-
-
-def yields(attempts: list[Attempt]) -> dict[str, dict[str, dict[str, int]]]:
-    """Task -> mode -> what came of its attempts, and how many recoveries were verified."""
-    out: dict[str, dict[str, Counter[str]]] = {}
-    for attempt in attempts:
-        mode = attempt.cell.split(".")[0]  # with its axis, as FailSafe counts failure types
-        tally = out.setdefault(attempt.env_id, {}).setdefault(mode, Counter())
-        tally[attempt.result] += 1
-        tally["recoveries"] += attempt.corrections
-    return {task: {mode: dict(tally) for mode, tally in sorted(modes.items())} for task, modes in out.items()}
 
 
 if __name__ == "__main__":
