@@ -55,11 +55,13 @@ class Recipe:
     own_seeds: int = 30
     """Own episodes of each policy a task, whose failures are mended."""
     demo_seeds: int = 60
-    """Demonstrations tried a task."""
-    weak: FitOptions = field(default_factory=lambda: FitOptions(steps=500, copies=4, warmup=50))
-    """Training of the weak policy."""
-    good: FitOptions = field(default_factory=lambda: FitOptions(steps=2500, copies=4, warmup=100))
-    """Training of the good policy."""
+    """Demonstrations of mixed quality tried a task."""
+    clean_seeds: int = 100
+    """Demonstrations of the expert as it is, tried a task."""
+    weak: FitOptions = field(default_factory=lambda: FitOptions(steps=2500, copies=4, warmup=100))
+    """Training of the weak policy, on demonstrations of mixed quality."""
+    good: FitOptions = field(default_factory=lambda: FitOptions(steps=3000, copies=4, warmup=100))
+    """Training on of the weak policy to the good one, on clean demonstrations."""
     recovery: RecoveryTraining = field(default_factory=RecoveryTraining)
     """Training of the recovery actor."""
     test_seeds: int = 100
@@ -120,12 +122,15 @@ def make_failures(recipe: Recipe) -> None:
 
 
 def train_policies(recipe: Recipe) -> None:
-    """Two policies on the same demonstrations, of which one has trained for longer."""
-    demos = recipe.out / "demos"
-    demonstrate(recipe, demos, 0, "demonstrations")
-    for name, fit in zip(STRENGTHS, (recipe.weak, recipe.good), strict=True):
-        if not (recipe.out / name / "config.json").is_file():
-            train_bc(demos, recipe.out / name, BCOptions(fit=fit))
+    """A policy from demonstrations of mixed quality, and the same one trained on with clean ones."""
+    mixed, clean = recipe.out / "demos", recipe.out / "demos-clean"
+    demonstrate(recipe, mixed, "mixed", range(recipe.demo_seeds))
+    demonstrate(recipe, clean, "clean", range(recipe.clean_seeds))
+    weak, good = (recipe.out / name for name in STRENGTHS)
+    if not (weak / "config.json").is_file():
+        train_bc(mixed, weak, BCOptions(fit=recipe.weak))
+    if not (good / "config.json").is_file():
+        train_bc(clean, good, BCOptions(fit=recipe.good, start=weak))
 
 
 def mend_own_failures(recipe: Recipe) -> None:
@@ -141,7 +146,7 @@ def mend_own_failures(recipe: Recipe) -> None:
 def train_on(recipe: Recipe) -> None:
     """The good policy, trained on with recoveries, and with as many pictures of further demonstrations."""
     further = recipe.out / "further"
-    demonstrate(recipe, further, recipe.demo_seeds, "further demonstrations")
+    demonstrate(recipe, further, "clean", range(recipe.clean_seeds, recipe.clean_seeds + recipe.demo_seeds))
     stores = {"with-demos": further, "with-recoveries": recipe.out / "failures" / "recoveries"}
     metas = [EpisodeStore(store).metas() for store in stores.values()]
     frames = min(
@@ -153,15 +158,15 @@ def train_on(recipe: Recipe) -> None:
         if not (recipe.out / name / "config.json").is_file():
             total = frames * len(recipe.tasks)
             options = BCOptions(fit=recipe.on, start=recipe.out / "good", also=store, also_frames=total)
-            train_bc(recipe.out / "demos", recipe.out / name, options)
+            train_bc(recipe.out / "demos-clean", recipe.out / name, options)
 
 
-def demonstrate(recipe: Recipe, out: Path, offset: int, title: str) -> None:
-    """Demonstrations of mixed quality, as people give them."""
-    seeds = DEMOS.claim(recipe.demo_seeds, offset=offset)
-    items = [RolloutItem(task, s, s, "demos", "expert:mixed") for task in recipe.tasks for s in seeds]
+def demonstrate(recipe: Recipe, out: Path, quality: str, seeds: range) -> None:
+    """The expert's demonstrations: as it is, or with the faults of people."""
+    places = DEMOS.claim(len(seeds), offset=seeds.start)
+    items = [RolloutItem(task, s, s, "demos", f"expert:{quality}") for task in recipe.tasks for s in places]
     pictures = RolloutOptions(look_every=2, wording="training")
-    collect(items, out, workers=recipe.workers, options=pictures, title=title)
+    collect(items, out, workers=recipe.workers, options=pictures, title=f"{quality} demonstrations")
 
 
 def prove(recipe: Recipe, names: Sequence[str], tasks: Sequence[str], seeds: int, folder: str) -> None:
