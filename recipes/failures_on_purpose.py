@@ -37,6 +37,7 @@ from failwise.types import Outcome
 from figures_of import Minutes
 
 STRENGTHS = ("weak", "good")
+PASSES = 3  # over the cells of a task, each asking more of those that filled
 TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
 
@@ -106,19 +107,21 @@ def main(recipe: Recipe) -> None:
 
 
 def make_failures(recipe: Recipe) -> None:
-    """Failures of every mode that a task knows, spread evenly; what some modes lack, the others make up for."""
+    """Failures of every mode that a task knows, spread evenly; what some cells lack, those that filled make up for."""
     folder, options = recipe.out / "failures", GenerateOptions(workers=recipe.workers)
     for task in recipe.tasks:
         env = environment(task)
         modes = possible_modes(env)
         share = -(-recipe.failures // len(modes))
         cells = cells_of(env, [Request(mode=mode, episodes=share) for mode in modes])
-        kept = Counter(a.cell for a in generate(cells, folder, options) if a.result == "kept")
-        full = [mode for mode in modes if all(kept[c.name] >= c.wanted for c in cells if c.mode == mode)]
-        lacking = recipe.failures - sum(min(kept[c.name], c.wanted) for c in cells)
-        if full and lacking > 0:
-            more = share - (-lacking // len(full))
-            generate(cells_of(env, [Request(mode=mode, episodes=more) for mode in full]), folder, options)
+        for _ in range(PASSES):
+            kept = Counter(a.cell for a in generate(cells, folder, options) if a.result == "kept")
+            full = {c.name for c in cells if kept[c.name] >= c.wanted}
+            lacking = recipe.failures - kept.total()
+            if lacking <= 0 or not full:
+                break
+            more = -(-lacking // len(full))
+            cells = [c.model_copy(update={"wanted": c.wanted + more * (c.name in full)}) for c in cells]
 
 
 def train_policies(recipe: Recipe) -> None:

@@ -160,6 +160,36 @@ def test_what_cannot_be_done_is_told_in_a_line(mode: str, env_id: str, magnitude
         check_mode(mode, expert_arm(make_env(env_id)), magnitude)
 
 
+@pytest.fixture(scope="module")
+def push(plan: Plan) -> Plan:
+    """The same plan with fingers that are closed all the time: a push, which begins at step 29."""
+    return Plan(plan.run, SPANS, np.ones(T, np.float32))
+
+
+def test_a_push_beside_the_middle_stays_beside_it_and_one_elsewhere_begins_with_the_touch(push: Plan) -> None:
+    at = HAND_AXES.index("y")
+    beside, differing = changed(push, mode="misaligned_grasp", axis="y", stage="grasped", magnitude=0.03)
+    assert differing == {"hands"} and beside.onset == 29 - 2 * RAMP
+    np.testing.assert_allclose(beside.hands[29:50, at] - Script.of(push).hands[29:50, at], 0.03)
+    elsewhere, _ = changed(push, mode="wrong_goal", axis="y", stage="near_goal", magnitude=-0.1)
+    assert elsewhere.onset == 30
+    np.testing.assert_allclose(elsewhere.hands[40:, at] - Script.of(push).hands[40:, at], -0.1)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"mode": "misaligned_grasp", "axis": "x", "stage": "near_object"},
+        {"mode": "wrong_goal", "axis": "x", "stage": "near_object"},
+        {"mode": "slip", "stage": "near_goal"},
+        {"mode": "early_release", "stage": "near_goal"},
+        {"mode": "no_grasp", "stage": "grasped"},
+    ],
+)
+def test_what_is_not_touched_yet_or_never_held_cannot_be_lost(push: Plan, about: dict[str, str]) -> None:
+    assert perturb(push, Perturbation(magnitude=0.05, **about)) is None  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("order", [("near", "held", "done"), ("done", "held", "near")])
 def test_the_stage_of_a_step_does_not_depend_on_the_order_in_which_a_file_lists_them(order) -> None:
     spans = {"near": [0, 5], "held": [5, 9], "done": [9, 12]}

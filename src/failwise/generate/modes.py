@@ -81,8 +81,8 @@ def _displaced(plan: Plan, script: Script, start: int, stop: int, p: Perturbatio
 
 
 def _elsewhere(plan: Plan, script: Script, start: int, stop: int, p: Perturbation) -> Script | None:
-    """What is held is brought to another place than the goal, and left there."""
-    if not _held(plan, start, stop):
+    """What is held or pushed is brought to another place than the goal, and left there."""
+    if not (_held(plan, start, stop) or _pushed(plan, start, stop)):
         return None
     return _shift(script, start, len(script.actions), p, back=False)
 
@@ -111,11 +111,12 @@ def _wrong_object(plan: Plan, script: Script, start: int, stop: int, p: Perturba
 
 
 def _misaligned(plan: Plan, script: Script, start: int, stop: int, p: Perturbation) -> Script | None:
-    """The hand closes beside where it should: displaced from before it closes until the end of the stage."""
-    closes = _closes(plan)
-    if closes is None or not start <= closes < stop:
+    """The hand closes, or pushes, beside where it should: displaced from before that until the end of the stage."""
+    meets = _touches(plan) if _pushes(plan) else _closes(plan)
+    if meets is None or not start <= meets < stop:
         return None
-    return _shift(script, max(0, closes - 2 * RAMP), stop, p, back=True)
+    # A push off the middle stays one: back on course, the fingers would push straight again.
+    return _shift(script, max(0, meets - 2 * RAMP), len(script.actions) if _pushes(plan) else stop, p, back=True)
 
 
 def _shift(script: Script, start: int, stop: int, p: Perturbation, *, back: bool) -> Script:
@@ -224,6 +225,25 @@ def _held(plan: Plan, start: int, stop: int) -> list[int]:
     if closes is None:
         return []
     return [t for t in range(max(start, closes + SLIP_STEPS), stop) if plan.closing[t] > 0]
+
+
+def _pushes(plan: Plan) -> bool:
+    """Whether the plan moves things with closed fingers: it never opens them."""
+    return bool((plan.closing > 0).all())
+
+
+def _touches(plan: Plan) -> int | None:
+    """The step at which a push begins, or None: in such tasks the condition "grasped" tells of contact."""
+    span = plan.spans.get("grasped")
+    return None if span is None else span[1] - 1
+
+
+def _pushed(plan: Plan, start: int, stop: int) -> list[int]:
+    """The steps of a stage at which something is being pushed."""
+    touches = _touches(plan)
+    if touches is None or not _pushes(plan):
+        return []
+    return list(range(max(start, touches), stop))
 
 
 MODES: dict[str, Mode] = {
