@@ -86,8 +86,10 @@ def gallery_of(made: Made, budget: int = BUDGET) -> Gallery:
         made: the folder.
         budget: characters of all data URIs together, at most.
     """
-    episodes, recoveries = (EpisodeStore(made.folder / name, create=False) for name in (EPISODES, RECOVERIES))
     mended = [m for m in made.failures if made.recoveries.get(m.episode_id) and m.n_frames]
+    if not mended:
+        return Gallery((), 0, 0)
+    episodes, recoveries = (EpisodeStore(made.folder / name, create=False) for name in (EPISODES, RECOVERIES))
     found: list[tuple[int, EpisodeMeta, Example]] = []
     left, unreadable = budget, 0
     for place, meta in chosen(mended):
