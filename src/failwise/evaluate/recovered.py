@@ -54,16 +54,6 @@ class RecoveryResult:
         """Taken over although the plain arm succeeds, over its successes; None where it has none."""
         return clopper_pearson(self.needless, self.successes) if self.successes else None
 
-    @property
-    def spoiled_rate(self) -> Interval | None:
-        """Spoiled over the plain arm's successes; None where it has none."""
-        return clopper_pearson(self.spoiled, self.successes) if self.successes else None
-
-    @property
-    def mode_rates(self) -> dict[str, Interval]:
-        """Mode -> mended over the failures that were first taken over for it."""
-        return {mode: clopper_pearson(mended, n) for mode, (n, mended) in self.by_mode.items()}
-
 
 def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
     """Pair an arm with a recovery and its plain twin.

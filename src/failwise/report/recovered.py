@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from failwise.errors import DataError
@@ -13,78 +14,89 @@ from failwise.evaluate.recovered import (
     recovery_result,
     recovery_sentences,
 )
-from failwise.evaluate.statistics import Interval
-from failwise.report.page import table_html
+from failwise.evaluate.statistics import clopper_pearson
 from failwise.report.section import Section
+from failwise.report.templating import template_environment
 from failwise.types import EpisodeMeta
 
 ALL = "all tasks"
-LEAD = (
-    "Each episode with a recovery beside the same task and layout without. <strong>Taken over</strong>: of all pairs. "
-    "<strong>Recovered</strong>: of the episodes that fail without it. <strong>Needless</strong>: of the episodes that "
-    "succeed without it, those with a takeover; <strong>spoiled</strong>: those that then did not succeed. "
-    "In brackets exact intervals, 95%."
-)
-BY_MODE = (
-    "Episodes that fail without a recovery and were taken over, by the mode that was named at the first takeover; that "
-    "says what was believed, not what it was."
-)
+
+
+@dataclass(frozen=True)
+class Share:
+    """``k`` of ``n`` episodes."""
+
+    k: int
+    n: int
+
+    @property
+    def text(self) -> str:
+        """The rate with its exact 95% interval, "40% [5, 85]"; "" of no episodes."""
+        if not self.n:
+            return ""
+        rate = clopper_pearson(self.k, self.n)
+        return f"{100 * rate.point:.0f}% [{100 * rate.lower:.0f}, {100 * rate.upper:.0f}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task of an arm, or all. ``shares``: success without and with, taken over, recovered, needless, spoiled."""
+
+    task: str
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm with a recovery. ``modes``: mode -> recovered, in the tasks of ``rows``."""
+
+    name: str
+    rows: tuple[Row, ...]
+    modes: tuple[tuple[str, tuple[Share, ...]], ...]
 
 
 def recovered_sections(metas: Sequence[EpisodeMeta]) -> list[Section]:
     """One section on all arms that have a twin with a recovery; none where there is no such pair."""
     suffix = recovered_arm("")
-    arms = sorted({m.arm.removesuffix(suffix) for m in metas if "takeover" in m.extra and m.arm.endswith(suffix)})
-    said, rows, modes = [], [], []
-    for arm in arms:
+    names = sorted({m.arm.removesuffix(suffix) for m in metas if "takeover" in m.extra and m.arm.endswith(suffix)})
+    said, arms = "", []
+    for name in names:
         try:
-            whole = recovery_result(metas, arm)
+            whole = recovery_result(metas, name)
         except DataError:
             continue  # no plain twin: nothing to judge it by
-        said += recovery_sentences(whole)
-        tasks = recovery_by_task(metas, arm)
-        for task, result in {**({ALL: whole} if len(tasks) > 1 else {}), **tasks}.items():
-            rows.append(_row(task, result))
-            modes += [
-                [recovered_arm(arm), task, mode.replace("_", " "), str(n), str(mended), rate_text(rate)]
-                for (mode, (n, mended)), rate in zip(result.by_mode.items(), result.mode_rates.values(), strict=True)
-            ]
-    if not rows:
+        said += "".join(f"<li>{escape(sentence)}</li>" for sentence in recovery_sentences(whole))
+        arms.append(arm_of(whole, recovery_by_task(metas, name)))
+    if not arms:
         return []
-    heads = [
-        "arm",
-        "task",
-        "pairs",
-        "success without",
-        "success with",
-        "taken over",
-        "recovered",
-        "needless",
-        "spoiled",
-    ]
-    html = f"<ul>{''.join(f'<li>{escape(s)}</li>' for s in said)}</ul><p class='lead'>{LEAD}</p>"
-    html += table_html(heads, rows, "With and without recovery, by arm and task")
-    if modes:
-        html += f"<h3>By mode</h3><p class='lead'>{BY_MODE}</p>"
-        columns = ["arm", "task", "mode", "failing, taken over", "recovered", "rate"]
-        html += table_html(columns, modes, "Recovered, by the mode named first")
-    return [Section("With a recovery in the loop", html)]
+    tables = template_environment().get_template("recovered.html").render(arms=arms)
+    return [Section("With a recovery in the loop", f"<ul>{said}</ul>{tables}")]
 
 
-def rate_text(rate: Interval | None) -> str:
-    """A rate with its interval in per cent, or a dash where there was nothing to count."""
-    if rate is None:
-        return "\N{EN DASH}"
-    return f"{100 * rate.point:.0f}% [{100 * rate.lower:.0f}, {100 * rate.upper:.0f}]"
-
-
-def _row(task: str, result: RecoveryResult) -> list[str]:
-    counts = (
-        (result.taken_over, result.pairs, result.intervention_rate),
-        (result.mended, result.failures, result.recovery_rate),
-        (result.needless, result.successes, result.needless_rate),
-        (result.spoiled, result.successes, result.spoiled_rate),
+def arm_of(whole: RecoveryResult, by_task: dict[str, RecoveryResult]) -> Arm:
+    """The tables of one arm; all tasks together come first where there are several."""
+    results = {**({ALL: whole} if len(by_task) > 1 else {}), **by_task}
+    return Arm(
+        name=recovered_arm(whole.arm),
+        rows=tuple(Row(task, _shares(result)) for task, result in results.items()),
+        modes=tuple(
+            (mode.replace("_", " "), tuple(_recovered(result, mode) for result in results.values()))
+            for mode in whole.by_mode
+        ),
     )
-    after = result.successes + result.mended - result.spoiled
-    told = [f"{n} of {of}, {rate_text(rate)}" if of else rate_text(rate) for n, of, rate in counts]
-    return [recovered_arm(result.arm), task, str(result.pairs), str(result.successes), str(after), *told]
+
+
+def _shares(r: RecoveryResult) -> tuple[Share, ...]:
+    return (
+        Share(r.successes, r.pairs),
+        Share(r.successes + r.mended - r.spoiled, r.pairs),
+        Share(r.taken_over, r.pairs),
+        Share(r.mended, r.failures),
+        Share(r.needless, r.successes),
+        Share(r.spoiled, r.successes),
+    )
+
+
+def _recovered(result: RecoveryResult, mode: str) -> Share:
+    n, mended = result.by_mode.get(mode, (0, 0))
+    return Share(mended, n)
