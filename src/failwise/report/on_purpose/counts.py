@@ -129,9 +129,10 @@ def cell_rows(made: Made, env_id: str) -> list[CellRow]:
         if cell is not None and unit:
             low, high = (amount(x, unit, signed=False) for x in cell.magnitude)
             size = f"{low.split()[0]} to {high}"
-        counts = (n["kept"], "" if cell is None else cell.wanted, n["recoveries"], n["harmless"], n["unmended"])
-        counts += (n["no_plan"] + n["inapplicable"], n["error"])
-        rows.append(CellRow(env_id, mode, (named(mode), named(axis), named(stage), size, *map(str, counts))))
+        goal = "" if cell is None else str(cell.wanted)
+        found = (n["recoveries"], n["harmless"], n["unmended"], n["no_plan"] + n["inapplicable"], n["error"])
+        told = (named(mode), named(axis), named(stage), size, str(n["kept"]), goal, *map(str, found))
+        rows.append(CellRow(env_id, mode, told))
     return sorted(rows, key=lambda row: (mode_rank(row.mode), row.cells))
 
 
@@ -187,7 +188,7 @@ def sentences_of(made: Made) -> list[tuple[str, str]]:
     """What there is, in claims with their evidence."""
     out = []
     if made.attempts:
-        n = Counter(a.result for a in made.attempts)
+        n = Counter[str](a.result for a in made.attempts)
         verified = sum(a.corrections for a in made.attempts)
         modes = {parts_of(a.cell)[0] for a in made.attempts if a.result == "kept"}
         tasks = {a.env_id for a in made.attempts if a.result == "kept"}
@@ -206,7 +207,7 @@ def sentences_of(made: Made) -> list[tuple[str, str]]:
         )
         out.append((claim, evidence))
     if made.own:
-        n = Counter(a.result for a in made.own)
+        n = Counter[str](a.result for a in made.own)
         claim = f"{n['kept']} of {plural(len(made.own), 'own failure')} of a policy mended."
         verified = sum(a.corrections for a in made.own)
         others = counted({r: n[r] for r in RESULTS[1:]}, "none")
