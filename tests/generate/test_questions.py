@@ -11,6 +11,7 @@ from failwise.cli import main
 from failwise.envs.tiny import make
 from failwise.errors import DataError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
+from failwise.generate.plan import stage_at
 from failwise.generate.questions import export_questions
 from failwise.recover.questions import FRAMES, Answer
 from failwise.store import EpisodeStore
@@ -51,6 +52,14 @@ def test_pictures_are_the_last_ones_up_to_the_moment_camera_by_camera(data: Path
             assert [int(p[-8:-4]) for p in shown] == steps
             picture = np.asarray(Image.open(tmp_path / shown[-1]))
             np.testing.assert_array_equal(picture, episode.frames(camera, [int(step)])[0])
+
+
+def test_a_recorded_stage_is_found_by_its_steps_not_by_its_place_in_the_file(data: Path) -> None:
+    spans = {"grasped": [8, 13], "near_goal": [13, 20], "near_object": [0, 8], "success": [20, 23]}
+    found = [stage_at(spans, step) for step in (0, 7, 8, 12, 13, 22, 40)]
+    assert found == ["near_object", "near_object", "grasped", "grasped", "near_goal", "success", "success"]
+    read = next(m for m in EpisodeStore(data / "episodes").metas() if m.arm == "plan").extra["stages"]
+    assert stage_at(read, 0) == "near_puck", "the first thing that the expert of tiny/push does"
 
 
 @pytest.mark.parametrize(

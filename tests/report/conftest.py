@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .purposely import write_failures
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -23,3 +26,9 @@ def browser() -> Iterator[Any]:
             pytest.skip(f"{BROWSER} does not start: {str(error).splitlines()[0]}")
         yield made
         made.close()
+
+
+@pytest.fixture(scope="session")
+def purposely(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of failures on purpose; read it, or copy it."""
+    return write_failures(tmp_path_factory.mktemp("purposely") / "failures")

@@ -17,7 +17,7 @@ class Report:
     """Write the report of a run: one HTML file that needs nothing else. Or serve its episodes to browse and label."""
 
     run: Positional[Path]
-    """Folder that 'failwise evaluate' or 'failwise collect' wrote. 'improve' and 'demo' write their own report."""
+    """Folder that 'failwise evaluate', 'collect' or 'generate' wrote. 'improve' and 'demo' write their own report."""
     serve: bool = False
     """Serve the failure explorer on this machine instead: every episode at or below the folder, with video, curves and
     labels (pip install 'failwise[explorer]'). Ctrl-C ends it."""
@@ -32,7 +32,7 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Write the report and print where it is."""
     options = parse(Report, argv, "report")
-    existing_folder(options.run, "run", "what 'failwise evaluate' or 'failwise collect' wrote")
+    existing_folder(options.run, "run", "what 'failwise evaluate', 'collect' or 'generate' wrote")
     if options.serve:
         return _serve(options)
     if options.rerun:

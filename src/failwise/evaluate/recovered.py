@@ -39,6 +39,21 @@ class RecoveryResult:
     spoiled: int
     by_mode: Mapping[str, tuple[int, int]]
 
+    @property
+    def intervention_rate(self) -> Interval:
+        """Episodes with a takeover over pairs, with its exact interval."""
+        return clopper_pearson(self.taken_over, self.pairs)
+
+    @property
+    def recovery_rate(self) -> Interval | None:
+        """Mended over the plain arm's failures; None where it has none."""
+        return clopper_pearson(self.mended, self.failures) if self.failures else None
+
+    @property
+    def needless_rate(self) -> Interval | None:
+        """Taken over although the plain arm succeeds, over its successes; None where it has none."""
+        return clopper_pearson(self.needless, self.successes) if self.successes else None
+
 
 def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
     """Pair an arm with a recovery and its plain twin.
@@ -76,21 +91,33 @@ def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
     )
 
 
+def recovery_by_task(metas: Sequence[EpisodeMeta], arm: str) -> dict[str, RecoveryResult]:
+    """Environment -> its own ``recovery_result``, in the order of names; without those that have no pair."""
+    out = {}
+    for env_id in sorted({m.env_id for m in metas if m.arm == recovered_arm(arm)}):
+        try:
+            out[env_id] = recovery_result([m for m in metas if m.env_id == env_id], arm)
+        except DataError:
+            continue
+    return out
+
+
 def recovery_sentences(result: RecoveryResult) -> list[str]:
     """What happened, in words, with intervals."""
     name = recovered_arm(result.arm)
     out = [
-        f"{name}: taken over in {result.taken_over} of {result.pairs} episodes, {result.takeovers} times in all"
+        f"{name}: taken over in {result.taken_over} of {result.pairs} episodes, {_percent(result.intervention_rate)}, "
+        f"{result.takeovers} times in all"
         + (f"; {result.refused} moves out of the workspace were refused." if result.refused else ".")
     ]
-    if result.successes:
-        needless = _percent(clopper_pearson(result.needless, result.successes))
+    if result.needless_rate is not None:
+        needless = _percent(result.needless_rate)
         out.append(
             f"{name}: {result.needless} of {result.successes} episodes that succeed without it were taken over, "
             f"{needless}; {result.spoiled} of them did not stay a success."
         )
-    if result.failures:
-        mended = _percent(clopper_pearson(result.mended, result.failures))
+    if result.recovery_rate is not None:
+        mended = _percent(result.recovery_rate)
         out.append(f"{name}: {result.mended} of {result.failures} failures became successes, {mended}.")
     if len(result.by_mode) > 1:
         modes = ", ".join(f"{mode} {rescued} of {n}" for mode, (n, rescued) in result.by_mode.items())

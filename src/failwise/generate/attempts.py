@@ -42,8 +42,12 @@ def append(out: Path, attempts: Sequence[Attempt]) -> None:
         file.write("".join(attempt.model_dump_json() + "\n" for attempt in attempts))
 
 
-def read_attempts(out: Path) -> list[Attempt]:
+def read_attempts(out: Path, *, repair: bool = True) -> list[Attempt]:
     """Every attempt written down in a folder. A line cut off by a kill is dropped: its attempt is made again.
+
+    Args:
+        out: the folder.
+        repair: drop such a line from the file too; without, nothing is written, as somebody may be writing there now.
 
     Raises:
         StoreError: a line is no attempt.
@@ -53,8 +57,9 @@ def read_attempts(out: Path) -> list[Attempt]:
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]), encoding="utf-8")
         lines = lines[:-1]
+        if repair:
+            path.write_text("".join(lines), encoding="utf-8")
     try:
         return [Attempt.model_validate(json.loads(line)) for line in lines]
     except (ValueError, ValidationError) as error:

@@ -60,6 +60,13 @@ class Cell(BaseModel):
         return f"{self.mode}{'-' if self.axis else ''}{self.axis}.{self.stage}"
 
 
+def parts_of(name: str) -> tuple[str, str, str]:
+    """Mode, axis and stage of a cell's name; "" where it has no axis or no stage."""
+    kind, _, stage = name.partition(".")
+    mode, _, axis = kind.partition("-")
+    return mode, axis, stage
+
+
 def read_requests(path: Path) -> list[Request]:
     """A YAML list of requests.
 

@@ -100,7 +100,7 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     plan = make_plan(env, seed, env.spec.instruction)
     if plan is None:
         return "no_plan", 0
-    random = np.random.default_rng([seed, crc32(cell.name.encode())])
+    random = random_of(cell, seed)
     perturbation = draw(cell, random)
     script = perturb(plan, perturbation)
     if script is None:
@@ -125,6 +125,11 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     )  # fmt: skip
     found = mend(env, failed, plan, random, Path(out), options)
     return ("kept" if found else "unmended"), found
+
+
+def random_of(cell: Cell, seed: int) -> np.random.Generator:
+    """What is random about one attempt: the perturbation of any attempt, harmless ones too, can be drawn again."""
+    return np.random.default_rng([seed, crc32(cell.name.encode())])
 
 
 def draw(cell: Cell, random: np.random.Generator) -> Perturbation:

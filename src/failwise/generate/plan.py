@@ -127,9 +127,17 @@ class Plan:
 
 
 def stage_at(spans: Mapping[str, Sequence[int]], step: int) -> str:
-    """The stage of a plan that a step belongs to, in whatever order they are listed; after the end, the last."""
-    ends = sorted((stop, name) for name, (_, stop) in spans.items())
-    return next((name for stop, name in ends if step < stop), ends[-1][1])
+    """The stage of a plan that a step belongs to; after the end, the last.
+
+    Read from an episode, stages come in no order of their own: JSON is written with sorted keys.
+    """
+    ordered = stages_in_order(spans)
+    return next((name for name in ordered if step < spans[name][1]), ordered[-1])
+
+
+def stages_in_order(spans: Mapping[str, Sequence[int]]) -> list[str]:
+    """The names of some stages, in the order in which they are passed."""
+    return sorted(spans, key=lambda name: (spans[name][0], spans[name][1]))
 
 
 def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:

@@ -184,7 +184,7 @@ def _strip(store: EpisodeStore, meta: EpisodeMeta) -> Strip | None:
     except StoreError:
         return None
     frames = tuple(
-        _frame(image, int(steps[look]), float(steps[look]) / meta.control_hz)
+        embedded_frame(image, int(steps[look]), float(steps[look]) / meta.control_hz)
         for image, look in zip(images, looks, strict=True)
     )
     return Strip(meta.arm, meta.env_id, meta.env_seed, meta.instruction, meta.outcome.value, note, frames)
@@ -201,7 +201,8 @@ def _note(episode: StoredEpisode) -> str:
     return f"after {meta.n_steps} steps; never held: {', '.join(missing)}" if missing else NEVER_TOGETHER
 
 
-def _frame(pixels: np.ndarray, step: int, seconds: float) -> Frame:
+def embedded_frame(pixels: np.ndarray, step: int, seconds: float) -> Frame:
+    """An image, uint8 (h, w, 3), as a JPEG at most ``MAX_WIDTH`` pixels wide."""
     image = Image.fromarray(pixels)
     if image.width > MAX_WIDTH:
         image = image.resize((MAX_WIDTH, round(image.height * MAX_WIDTH / image.width)), Image.Resampling.LANCZOS)

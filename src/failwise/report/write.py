@@ -11,7 +11,9 @@ from failwise import __version__
 from failwise.errors import DataError, SetupError
 from failwise.evaluate import COMPARISON_FILE, EPISODES_FOLDER, Comparison, describe
 from failwise.report.evidence import Evidence, gather
+from failwise.report.on_purpose import is_made, write_made
 from failwise.report.over_time import over_time_sections
+from failwise.report.recovered import recovered_sections
 from failwise.report.section import Section
 from failwise.report.templating import template_environment
 from failwise.report.view import page
@@ -27,7 +29,8 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
 
     Args:
         run: a folder with ``comparison.json`` and, where they were kept, ``episodes/``; or an episode store,
-            of which the page then shows outcomes by task.
+            of which the page then shows outcomes by task; or a folder of failures on purpose (``attempts.jsonl``),
+            which has a page of its own, with a small script that filters.
         sections: further parts, shown after the episodes and before the provenance.
 
     Returns:
@@ -40,12 +43,14 @@ def write_report(run: str | Path, sections: Sequence[Section] = ()) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise SetupError(f"no run folder at {run}: give one that 'failwise evaluate' or 'failwise collect' wrote")
+    if is_made(run):
+        return write_made(run, run / REPORT_FILE, sections)
     comparison, store = _read(run)
     evidence = Evidence() if store is None else gather(store, comparison)
     if store is not None:
         found = workspace_sections(store.scan(), comparison)
         found += over_time_sections(store, [arm.arm for arm in comparison.arms])
-        sections = [*sections, *found, *watched_sections(store)]
+        sections = [*sections, *recovered_sections(store.metas()), *found, *watched_sections(store)]
     path = run / REPORT_FILE
     half = path.with_suffix(".html.tmp")
     try:
@@ -83,6 +88,6 @@ def _read(run: Path) -> tuple[Comparison, EpisodeStore | None]:
     if not metas:
         raise DataError(
             f"{run} holds neither {COMPARISON_FILE} nor an episode: "
-            "give a folder that 'failwise evaluate' or 'failwise collect' wrote"
+            "give a folder that 'failwise evaluate', 'failwise collect' or 'failwise generate' wrote"
         )
     return describe(metas), store
