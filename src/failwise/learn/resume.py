@@ -24,9 +24,12 @@ def save_training(
     """Write a checkpoint to a temporary file, then rename it.
 
     Args:
-        folder: made if it is not there. weights: everything that changes in training, by name.
+        folder: made if it is not there.
+        weights: everything that changes in training, by name.
+        optimiser: AdamW over them.
         about: JSON values that decide where training ends, which a resumed one must share.
-        step: done so far. loss: to be shown on.
+        step: done so far.
+        loss: to be shown on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {**weights, **_state(optimiser)}

@@ -83,7 +83,9 @@ def thinned(text: str, pictures: Sequence[Picture], frames: int) -> tuple[str, l
     """The same question with at most ``frames`` pictures of each camera, evenly spaced, the last one among them.
 
     Args:
-        text: a question with one <image> a picture, those of a camera side by side. pictures: in that order.
+        text: a question with one <image> a picture, those of a camera side by side.
+        pictures: in that order.
+        frames: of each camera, at most.
 
     Raises:
         DataError: there are not as many pictures as places for them.
@@ -104,5 +106,5 @@ def thinned(text: str, pictures: Sequence[Picture], frames: int) -> tuple[str, l
         at += there
         return IMAGE * count
 
-    said = re.sub(r"its last (\d+) frames", lambda m: f"its last {min(frames, int(m[1]))} frames", _RUN.sub(fewer, text))
-    return said, kept
+    said = _RUN.sub(fewer, text)
+    return re.sub(r"its last (\d+) frames", lambda m: f"its last {min(frames, int(m[1]))} frames", said), kept

@@ -1,4 +1,4 @@
-"""What every vision-language recovery actor does, wherever its model runs: keep the last frames, ask, read the answer."""
+"""What every vision-language recovery actor does, wherever its model runs: keep the last frames, ask, and read."""
 
 from __future__ import annotations
 
