@@ -23,7 +23,7 @@ from failwise.recover.local import LocalVLM, TunedVLM
 from failwise.recover.pretrained import load_model, load_processor
 from failwise.recover.vision_language import Asking, VisionLanguage
 
-BY_HEART = VLMTraining(epochs=120, batch=2, at_once=2, frames=2, rank=16, learning_rate=1e-2, warmup=0.03)
+BY_HEART = VLMTraining(epochs=80, batch=2, at_once=2, frames=2, rank=16, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")

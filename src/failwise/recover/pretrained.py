@@ -48,7 +48,7 @@ def load_processor(name: str) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(name)
+        processor = AutoProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
     except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
         if "torchvision" in str(error).lower():
             raise MissingDependencyError(
@@ -79,7 +79,7 @@ def load_model(name: str, adapter: Path | None = None, dtype: torch.dtype | None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the weights of {name} cannot be loaded ({one_line(error)})") from error
     if adapter is not None:

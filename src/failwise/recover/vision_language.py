@@ -62,7 +62,8 @@ class VisionLanguage:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return next(iter(self.model.parameters())).device
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer as the template has them, the end of the turn included."""
@@ -137,7 +138,7 @@ class VisionLanguage:
 
         self.model.eval()
         ends = {self.answer_ids("")[-1], self.processor.tokenizer.eos_token_id} - {None}
-        how = GenerationConfig(
+        how = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=self.asking.answer_tokens, do_sample=False, num_beams=1, eos_token_id=sorted(ends),
             pad_token_id=self._pad,
         )  # fmt: skip
