@@ -42,8 +42,8 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(monkeypatch, tmp_pat
     (tmp_path / "training.tmp").write_bytes(b"a save that was cut off")
     starts = []
     with monkeypatch.context() as patch:
-        resume = module._resume
-        patch.setattr(module, "_resume", lambda *a: starts.append(resume(*a)) or starts[-1])
+        resume = module.resume_training
+        patch.setattr(module, "resume_training", lambda *a: starts.append(resume(*a)) or starts[-1])
         parts = fit(policy, [Source(DATA)], OPTIONS, scratch=tmp_path, quiet=True)
     assert [step for step, _ in starts] == [{5: 0, 8: 5, 14: 10}[at]]
     assert same_weights(parts.network, whole.network)

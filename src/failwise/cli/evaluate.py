@@ -42,10 +42,10 @@ class Evaluate:
     environment's expert, ask asks a person at the terminal (with --workers 1), learned stops or asks as the detector
     learned from costs."""
     recover: str = ""
-    """Who takes over from a failing policy and hands back: a folder that 'failwise train recovery' wrote, vlm:URL#MODEL
-    (a vision-language model behind an OpenAI-compatible server), expert, or rewind (the hand goes back where it was).
-    Each arm gets a twin, ARM+recover, on the same seeds. expert and rewind need a --monitor, whose alarms say when; the
-    others are asked."""
+    """Who takes over from a failing policy and hands back: a folder that 'failwise train recovery' or 'failwise train
+    vlm' wrote, vlm:URL#MODEL (a vision-language model behind an OpenAI-compatible server), vlm:transformers#MODEL (one
+    in each worker's own process), expert, or rewind (the hand goes back where it was). Each arm gets a twin,
+    ARM+recover, on the same seeds. expert and rewind need a --monitor, whose alarms say when; the others are asked."""
     recover_every: int = 10
     """Steps between two questions to the recovery actor."""
     recover_threshold: float = 0.5

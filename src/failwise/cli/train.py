@@ -44,6 +44,18 @@ class TrainRecovery:
 
 
 @dataclass(frozen=True)
+class TrainVLM:
+    """What it learns from, which model learns, and where the result goes."""
+
+    data: Path
+    """Folder that 'failwise export questions' wrote."""
+    model: str
+    """A vision-language model: its folder, or its name on a hub."""
+    out: Path
+    """Folder for what is learned; the same command resumes there."""
+
+
+@dataclass(frozen=True)
 class Method:
     """A training method: ``run(argv)`` trains, and returns the folder that holds the result."""
 
@@ -115,9 +127,30 @@ def recovery(argv: Sequence[str]) -> Path:
     return common.out
 
 
+def vlm(argv: Sequence[str]) -> Path:
+    """Fine-tune a vision-language model as recovery actor, and say how well it knows held-out layouts."""
+    from failwise.learn.options import VLMTraining
+
+    common, options = parse_with(TrainVLM, VLMTraining, argv, "train vlm", METHODS["vlm"].summary)
+    existing_folder(common.data, "--data", "what 'failwise export questions' wrote")
+    writable_folder(common.out)
+    from failwise.learn.vlm import train_vlm
+
+    notes = train_vlm(common.data, common.model, common.out, options).notes
+    found = notes["figures"]
+    print(
+        f"on {notes['held_out_layouts']} held-out layouts ({found['moments']} questions): failing or not "
+        f"{found['binary']:.3f}, mode and axis {found['kind']:.3f}, cosine of the move {found['cosine']:.3f} "
+        f"(n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task {found['stage']:.3f}, "
+        f"unreadable answers {found['unread']}"
+    )
+    return common.out
+
+
 METHODS = {
     "bc": Method("behaviour cloning: a policy from successful demonstrations", bc),
     "recovery": Method("a recovery actor, from failures on purpose: is it failing, how, and the way out", recovery),
+    "vlm": Method("a vision-language model as recovery actor, from exported questions", vlm),
     "critic": Method("an agent that acts on the best of N chunks, by a critic fitted to its own episodes", critic),
 }
 

@@ -7,7 +7,6 @@ successes to it; AFIL adds a failure head with a source of failed chunks, whose 
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from failwise.errors import CheckpointError, DataError
+from failwise.errors import DataError
 from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
 from failwise.learn.objective import noised
 from failwise.learn.options import FitOptions
 from failwise.learn.progress import TrainingProgress
+from failwise.learn.resume import resume_training, save_training
 from failwise.policies.compact import CompactVLA
 from failwise.policies.compact.policy import pixels_to_float
 
@@ -81,6 +79,7 @@ def fit(
 
     Raises:
         DataError: a source is empty or does not fit the policy, or the loss is not finite.
+        CheckpointError: the checkpoint in ``scratch`` is damaged or of another training.
     """
     network = copy.deepcopy(policy.network).train()
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -91,7 +90,10 @@ def fit(
     average = [w.clone() for w in weights]
     samplers = _prepare(policy, sources, options)
     open_heads = sorted({policy.config.heads.index(s.head) for s in sources if not s.stop_gradient})
-    start, smooth = _resume(scratch, network, optimiser, average, options) if scratch else (0, float("nan"))
+    about = {k: v for k, v in vars(options).items() if k != "save_every"}
+    changing = {f"network.{k}": v for k, v in network.state_dict().items()}
+    changing |= {f"average.{i:04d}": v for i, v in enumerate(average)}
+    start, smooth = resume_training(scratch, changing, optimiser, about) if scratch else (0, float("nan"))
     with TrainingProgress(options.steps, start, title, quiet) as progress:
         for step in range(start, options.steps):
             for group in optimiser.param_groups:
@@ -109,7 +111,7 @@ def fit(
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             progress.update(step + 1, smooth)
             if scratch and options.save_every and (step + 1) % options.save_every == 0:
-                _save(scratch, network, optimiser, average, options, step + 1, smooth)
+                save_training(scratch, changing, optimiser, about, step + 1, smooth)
     with torch.no_grad():
         for p, mean in zip(parameters, average, strict=True):
             p.copy_(mean)
@@ -219,57 +221,3 @@ def _schedule(step: int, options: FitOptions) -> float:
 def fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware (AMX); elsewhere it would be slower than float32."""
     return bool(torch.cpu._is_amx_tile_supported())
-
-
-def _save(
-    folder: Path, network: Any, optimiser: Any, average: list[Tensor], options: FitOptions, step: int, smooth: float
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{i:04d}": v for i, v in enumerate(average)}
-    for i, state in enumerate(optimiser.state.values()):
-        tensors |= {f"optimiser.{i:04d}.{k}": v for k, v in state.items()}
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()},
-        folder / "training.tmp",
-        {"step": json.dumps(step), "loss": json.dumps(smooth), "options": _fingerprint(options)},
-    )
-    (folder / "training.tmp").rename(folder / "training.safetensors")
-
-
-def _fingerprint(options: FitOptions) -> str:
-    """The options that decide where training ends; how often it is saved does not."""
-    return json.dumps({k: v for k, v in vars(options).items() if k != "save_every"}, sort_keys=True)
-
-
-def _resume(
-    folder: Path, network: Any, optimiser: Any, average: list[Tensor], options: FitOptions
-) -> tuple[int, float]:
-    """Load the last resumable checkpoint: its step and smoothed loss; (0, NaN) when there is none.
-
-    Raises:
-        CheckpointError: it is damaged, of another architecture, or of a training with other options.
-    """
-    path = folder / "training.safetensors"
-    if not path.is_file():
-        return 0, float("nan")
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata()
-        if (before := json.loads(about["options"])) != (now := json.loads(_fingerprint(options))):
-            other = ", ".join(k for k in now if before.get(k) != now[k])
-            raise CheckpointError(f"{path} is of a training with another {other}; remove it to start anew")
-        step, smooth = int(json.loads(about["step"])), float(json.loads(about["loss"]))
-        tensors = load_file(path)
-        network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-        for i, mean in enumerate(average):
-            mean.copy_(tensors[f"average.{i:04d}"])
-        for group in optimiser.param_groups:
-            for i, parameter in enumerate(group["params"]):
-                optimiser.state[parameter] = {
-                    k: tensors[f"optimiser.{i:04d}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")
-                }
-    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} does not fit this training ({reason}); remove it to start anew") from error
-    return step, smooth

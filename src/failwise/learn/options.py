@@ -108,3 +108,54 @@ class RecoveryTraining:
     def __post_init__(self) -> None:
         if self.window < 1 or self.steps < 1 or self.batch < 3 or not 0 < self.held_out < 1:
             raise SetupError("window and steps must be at least 1, batch at least 3, held-out between 0 and 1")
+
+
+@dataclass(frozen=True)
+class VLMTraining:
+    """How to fine-tune a vision-language model on questions about failures."""
+
+    epochs: float = 3.0
+    """How often every question is asked."""
+    batch: int = 8
+    """Questions an optimiser step."""
+    at_once: int = 1
+    """Questions of a batch that are in memory together; the gradient is the same for any number."""
+    full: bool = False
+    """Train all weights, in float32; else LoRA on the linear layers of the language model."""
+    rank: int = 16
+    """Of LoRA; its scale is 2."""
+    learning_rate: float | None = None
+    """Peak rate of AdamW, cosine decay to 0; none is 1e-4 for LoRA and 1e-5 for all weights."""
+    vision_rate: float = 2e-6
+    """The same for the vision tower, where all weights are trained; 0 leaves it as it is."""
+    warmup: float = 0.03
+    """Share of the steps with a linear warm-up."""
+    frames: int = 10
+    """Pictures of each camera in a question, evenly spaced in its window; fewer cost less."""
+    image_size: int = 0
+    """Longest side of a picture in pixels, before the model's own processor has it; 0 leaves it as it is."""
+    checkpointing: bool = False
+    """Compute activations twice, for less memory."""
+    held_out: float = 0.1
+    """Share of the layouts that is not learned from, for the figures."""
+    judged: int = 500
+    """Held-out questions that are asked at the end, at most."""
+    save_every: int = 50
+    """Steps between resumable checkpoints; 0 makes none."""
+    seed: int = 0
+    """Seed of the split, the adapter and the order."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.at_once, self.rank, self.frames, self.judged) <= 0:
+            raise SetupError("epochs, batch, at-once, rank, frames and judged must be more than 0")
+        if min(self.image_size, self.save_every, self.vision_rate) < 0 or not 0 <= self.warmup < 1:
+            raise SetupError("image-size, save-every and vision-rate must be at least 0, warmup from 0 to below 1")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise SetupError(f"learning-rate must be more than 0, not {self.learning_rate}")
+        if not 0 < self.held_out < 1:
+            raise SetupError(f"held-out must lie between 0 and 1, not {self.held_out}")
+
+    @property
+    def rate(self) -> float:
+        """The peak rate."""
+        return self.learning_rate or (1e-5 if self.full else 1e-4)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from failwise.detect.base import Scaler
 from failwise.errors import DataError
 from failwise.generate.plan import stage_at
+from failwise.learn.figures import figures
 from failwise.learn.options import RecoveryTraining
 from failwise.learn.progress import TrainingProgress
 from failwise.recover.compact import NONE, CompactAdvisor, Recurrent, frame_features
@@ -129,34 +130,19 @@ def load_windows(
 
 
 def judge(network: Recurrent, scaler: Scaler, scale: NDArray[np.float32], windows: Windows) -> dict[str, float]:
-    """FailSafe's three figures, and what they leave out, on some moments.
-
-    Returns:
-        ``binary``: accuracy of failing or not, both classes weighted alike. ``auc``. ``kind``: share of failing moments
-        that are called failing with the right mode and axis. ``cosine``: mean between advised and verified move,
-        without the gripper. ``gripper``: share of moves with the right one. ``stage``: accuracy. And the counts.
-    """
-    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+    """The figures of ``failwise.learn.figures`` on some moments, and ``auc``, of failing or not."""
+    from sklearn.metrics import roc_auc_score
 
     with torch.inference_mode():
         failing, stage, kind, delta = (x.numpy() for x in network.eval()(_tensor(scaler, windows.frames_MWD)))
     kind = kind.copy()
     kind[:, 0] = -np.inf
     bad, known = windows.failing, np.isfinite(windows.delta[:, 0])
-    advised, verified = delta[known] * scale, windows.delta[known]
-    lengths = np.linalg.norm(advised[:, :6], axis=1) * np.linalg.norm(verified[:, :6], axis=1)
-    cosine = (advised[:, :6] * verified[:, :6]).sum(1) / np.maximum(lengths, 1e-9)
-    called = (failing > 0) & (kind.argmax(1) == windows.kind)
-    both = 0 < bad.sum() < len(bad)
-    return {
-        "binary": float(balanced_accuracy_score(bad, failing > 0)) if both else float("nan"),
-        "auc": float(roc_auc_score(bad, failing)) if both else float("nan"),
-        "kind": float(called[bad].mean()) if bad.any() else float("nan"),
-        "cosine": float(cosine.mean()) if known.any() else float("nan"),
-        "gripper": float((np.sign(advised[:, 6]) == verified[:, 6]).mean()) if known.any() else float("nan"),
-        "stage": float((stage.argmax(1) == windows.stage).mean()),
-        "moments": len(windows), "failing_moments": int(bad.sum()), "moves": int(known.sum()),
-    }  # fmt: skip
+    found = figures(
+        bad, failing > 0, kind.argmax(1) == windows.kind, stage.argmax(1) == windows.stage, delta[known] * scale,
+        windows.delta[known],
+    )  # fmt: skip
+    return {**found, "auc": float(roc_auc_score(bad, failing)) if 0 < bad.sum() < len(bad) else float("nan")}
 
 
 def _fit(

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from failwise.envs.leading import arm_of, closing_commands, inside, towards, with_gripper
 from failwise.errors import EpisodeError, SetupError
+from failwise.recover import local
 from failwise.types import FailureEvent
 
 if TYPE_CHECKING:
@@ -63,13 +64,22 @@ class _Move:
 
 
 def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
-    """What a string stands for: "expert", "rewind", "vlm:URL#MODEL", or the folder of a recovery actor.
+    """What a string stands for.
+
+    Args:
+        spec: "expert", "rewind", "vlm:URL#MODEL", "vlm:transformers#FOLDER", or the folder of a recovery actor.
+        options: when and how it takes over.
 
     Raises:
         CheckpointError: no such folder, or not a recovery actor's. SetupError: not an address and a model.
+        MissingDependencyError: what a model needs is not installed.
     """
     if spec in ("expert", "rewind"):
         return Takeover(None, options.model_copy(update={"remedy": spec}), spec)
+    if spec.startswith(local.PREFIX):
+        return Takeover(local.LocalVLM.parse(spec), options, spec)
+    if (Path(spec) / local.FILE).is_file():
+        return Takeover(local.LocalVLM(spec), options, spec)
     if spec.startswith("vlm:"):
         from failwise.recover.vlm import VLMAdvisor
 
