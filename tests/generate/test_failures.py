@@ -173,6 +173,18 @@ def test_a_recovery_that_was_not_seen_to_work_is_none(tmp_path: Path, monkeypatc
     assert len(attempts) == 4 * OPTIONS.patience, "it gives up when its patience is used up"
 
 
+def test_a_cell_that_never_gives_a_failure_is_left_early_and_one_that_does_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "environment", lambda _: Helpless("push"))
+    (cell, *_) = cells_of(make("push"), requests("noop", episodes=9))
+    wanted = cell.model_copy(update={"wanted": 5})
+    assert len(generate([wanted], tmp_path / "never", OPTIONS)) == failures.HOPELESS * OPTIONS.patience
+    monkeypatch.setattr(failures, "environment", lambda _: make("push"))
+    attempts = generate([wanted], tmp_path / "often", OPTIONS)
+    assert sum(a.result == "kept" for a in attempts) == 5
+
+
 def test_a_crash_costs_one_attempt_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = Crashing("push")
     monkeypatch.setattr(failures, "environment", lambda _: env)

@@ -47,7 +47,7 @@ class Generate:
     look_every: int = 2
     """Record a picture every so many steps of what is kept; 0: none."""
     patience: int = 6
-    """Attempts for each failure wanted, after which a cell is left as it is."""
+    """Attempts for each failure wanted, after which a cell is left as it is; twice as many in all where none fails."""
     offset: int = 0
     """Skip so many of the layouts that are reserved for failures on purpose: held-out ones take another offset."""
     workers: int = 2

@@ -29,6 +29,7 @@ from failwise.seeds import GENERATE, WIDTH
 from failwise.store import EpisodeStore
 from failwise.types import Actor, FailureEvent
 
+HOPELESS = 2  # times the patience: attempts at a cell that has given no failure at all, at most
 SLOTS = 97  # cells whose layouts are interleaved
 
 
@@ -151,7 +152,10 @@ def _due(cells: Sequence[Cell], done: Sequence[Attempt], options: GenerateOption
     items = []
     for cell in cells:
         used = tried.get((cell.env_id, cell.name), set())
-        lacking = min(cell.wanted - _have(cell, done), cell.wanted * options.patience - len(used))
+        have = _have(cell, done)
+        # What never fails hardly ever will: two failures' worth of attempts without one are enough.
+        limit = options.patience * (cell.wanted if have else min(cell.wanted, HOPELESS))
+        lacking = min(cell.wanted - have, limit - len(used))
         if lacking > 0:
             fresh = [s for s in layouts_of(cell, len(used) + lacking, options.offset) if s not in used]
             items += [AttemptItem(cell, seed) for seed in fresh[:lacking]]

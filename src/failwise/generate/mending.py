@@ -31,7 +31,8 @@ class GenerateOptions:
         spacing: steps between them, the first so many after the onset.
         limit: steps that the expert gets to mend it, at most; where there is a plan, at most twice its length or 60.
         look_every: record a picture every so many steps of what is kept; 0: none.
-        patience: attempts at a cell, for each failure wanted, after which the cell is left as it is.
+        patience: attempts at a cell, for each failure wanted, after which the cell is left as it is; twice as many in
+            all where none of them gave a failure.
         offset: skip so many of the layouts reserved for failures on purpose.
         successes: of a policy's own episodes, record the successful ones as well.
         workers: processes.
