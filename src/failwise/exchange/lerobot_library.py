@@ -25,8 +25,9 @@ def lerobot_module(name: str) -> Any:
         raise MissingDependencyError(
             f"LeRobot is not installed here{missing}: it needs Python 3.12 or newer; {_REMEDY}"
         ) from error
-    # Its progress bars and notes, and those of its video encoder, would hide ours.
+    # Its progress bars and notes, and those of its video libraries, would hide ours.
     os.environ.setdefault("SVT_LOG", "1")
+    import_module("av.logging").set_libav_level(import_module("av.logging").ERROR)
     logging.getLogger("lerobot").setLevel(logging.ERROR)
     try:
         import_module("datasets").disable_progress_bars()
