@@ -8,12 +8,14 @@ DEMO_OUT ?= runs/demo
 
 # ManiSkill3 needs numpy 1, so it has an environment of its own.
 MANISKILL_VENV ?= .venv-maniskill
+# LeRobot needs Python 3.12 and an older torch.
+LEROBOT_VENV ?= .venv-lerobot
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup maniskill test-maniskill vulkan constraints-maniskill render-libraries browser test demo lint bench format hooks constraints clean
+.PHONY: help setup maniskill test-maniskill vulkan constraints-maniskill lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
@@ -23,6 +25,7 @@ help:
 	@echo "make bench   the benchmarks, one line of figures each"
 	@echo "make hooks   install the pre-commit hooks"
 	@echo "make maniskill, make test-maniskill   the same for ManiSkill3, in $(MANISKILL_VENV)"
+	@echo "make lerobot, make test-lerobot       the same for LeRobot's datasets, in $(LEROBOT_VENV)"
 
 setup: render-libraries $(STAMP)
 
@@ -48,6 +51,15 @@ $(MANISKILL_VENV)/.installed: pyproject.toml constraints-maniskill.txt scripts/s
 
 test-maniskill: maniskill
 	OMP_NUM_THREADS=1 $(MANISKILL_VENV)/bin/python -m pytest -n $(WORKERS) -m maniskill tests/envs/test_maniskill.py
+
+lerobot: $(LEROBOT_VENV)/.installed
+
+$(LEROBOT_VENV)/.installed: pyproject.toml constraints-lerobot.txt scripts/setup.sh
+	@VENV='$(LEROBOT_VENV)' EXTRAS=lerobot,test LEAST=12 CONSTRAINTS=constraints-lerobot.txt PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
+	@touch $@
+
+test-lerobot: lerobot
+	OMP_NUM_THREADS=1 $(LEROBOT_VENV)/bin/python -m pytest tests/exchange
 
 # One thread a worker: the workers already fill the cores.
 test: setup browser
@@ -76,9 +88,11 @@ hooks: setup
 constraints: FILE := constraints.txt
 constraints-maniskill: FILE := constraints-maniskill.txt
 constraints-maniskill: BIN := $(MANISKILL_VENV)/bin
-constraints constraints-maniskill:
+constraints-lerobot: FILE := constraints-lerobot.txt
+constraints-lerobot: BIN := $(LEROBOT_VENV)/bin
+constraints constraints-maniskill constraints-lerobot:
 	@{ head -n 1 $(FILE); $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
 	  | sed 's/+[a-z0-9]*$$//' | sort -f; } > $(FILE).new && mv $(FILE).new $(FILE)
 
 clean:
-	rm -rf $(VENV) $(MANISKILL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MANISKILL_VENV) $(LEROBOT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

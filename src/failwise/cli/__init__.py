@@ -28,11 +28,11 @@ VERBS = {
     "detect": "fit, use or compare detectors of failure: failwise detect fit|score|bench",
     "diagnose": "say why episodes failed: failwise diagnose label|fit|predict",
     "report": "write the one-page HTML report of a run, or browse its episodes",
-    "export": "write recorded episodes in the forms that other tools read: failwise export questions",
+    "export": "write recorded episodes in the forms that other tools read: failwise export questions|lerobot",
     "list": "name what is there: failwise list envs|policies|methods",
     "doctor": "check this machine, with the line that mends what is missing",
     "demo": "the whole job in small on Meta-World, in minutes",
-    "store": "check, repair, count, pack or join recorded episodes",
+    "store": "check, repair, count, pack or join recorded episodes; datasets of LeRobot in both directions",
 }
 
 # What the disk or its rights refuse is never a bug here, whichever call met it first.

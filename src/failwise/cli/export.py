@@ -37,7 +37,15 @@ def questions(argv: Sequence[str]) -> int:
     return 0
 
 
+def lerobot(argv: Sequence[str]) -> int:
+    """Write a LeRobotDataset."""
+    from failwise.cli.lerobot import export_lerobot
+
+    return export_lerobot(argv)
+
+
 ACTIONS: Actions = {
+    "lerobot": ("a LeRobotDataset v3, failures with what is known of them", lerobot),
     "questions": ("questions and answers with pictures about failures, for fine-tuning a VLM", questions),
 }
 

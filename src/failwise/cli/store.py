@@ -1,4 +1,4 @@
-"""``failwise store``: check, repair, count, pack or join recorded episodes."""
+"""``failwise store``: check, repair, count, pack or join recorded episodes; take them to LeRobot and back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Store:
-    """Check, repair, count, pack or join recorded episodes: those of a store, or of every store below a folder."""
+    """Check, repair, count, pack or join recorded episodes: those of a store, or of every store below a folder.
 
-    action: Positional[Literal["check", "repair", "stats", "compact", "merge"]]
+    'failwise store export --help' and 'failwise store import --help' show how to write and read datasets of LeRobot.
+    """
+
+    action: Positional[Literal["check", "repair", "stats", "compact", "merge", "export", "import"]]
     """check: verify checksums, shapes and counts. repair: put damaged episodes into quarantine and clear what
     killed writers left; nothing that was recorded is deleted. stats: count by task, arm and outcome. compact: put many
-    episodes into one file each, for very large stores. merge: copy all episodes into the store --into."""
+    episodes into one file each, for very large stores. merge: copy all episodes into the store --into.
+    export, import: a LeRobotDataset (--lerobot)."""
     path: Positional[tuple[Path, ...]]
     """Folders with episodes, or run folders."""
     into: Path | None = None
@@ -136,6 +140,10 @@ def merge(paths: Sequence[Path], into: Path | None) -> int:
 
 def main(args: Sequence[str]) -> int:
     """Do what was asked; 0 when all is well, 1 when something wrong was found."""
+    if args and args[0] in ("export", "import"):  # these have options of their own
+        from failwise.cli.lerobot import store_export, store_import
+
+        return (store_export if args[0] == "export" else store_import)(args[1:])
     options = parse(Store, args, "store")
     if not options.path:
         raise SetupError("name at least one folder with episodes")
@@ -154,6 +162,8 @@ def main(args: Sequence[str]) -> int:
             return max(compact(path, options.per_shard) for path in options.path)
         case "merge":
             return merge(options.path, options.into)
+        case "export" | "import":
+            raise SetupError(f"write the action first: failwise store {options.action} --lerobot ...")
 
 
 def _stores(path: Path) -> list[EpisodeStore]:

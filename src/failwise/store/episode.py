@@ -73,6 +73,10 @@ class StoredEpisode:
         """Who chose each action, str (T,): values of ``failwise.types.Actor``."""
         return self._steps.actors.copy()
 
+    def chunk_steps(self) -> NDArray[np.int64]:
+        """The index of each action inside its chunk, int64 (T,); 0 marks a fresh inference."""
+        return self._steps.chunk_steps.copy()
+
     def scores(self) -> NDArray[np.float64]:
         """Detector scores, float64 (T,), NaN where there is none."""
         return self._steps.scores.copy()
