@@ -78,6 +78,21 @@ def test_restore_is_exact_even_after_another_episode(any_env):
     assert_same(first, play(env, 30, actions)[1], 1e-5)
 
 
+def test_who_peeks_changes_nothing_and_can_go_back_there(env):
+    env.reset(seed=3)
+    actions, first = play(env, 50)
+    env.reset(seed=3)
+    seen, states = [], []
+    for action in actions:
+        states.append(env.peek())
+        observation, reward, _, _, info = env.step(action)
+        seen.append((observation.state.copy(), np.concatenate(list(env.poses().values())), reward, info["conditions"]))
+    assert_same(first, seen, 0.0)
+    before = first[29][1]
+    env.restore(states[30])
+    np.testing.assert_allclose(np.concatenate(list(env.poses().values())), before, atol=1e-6)
+
+
 def test_the_expert_goes_on_after_a_restore_as_it_did_before(any_env):
     env = any_env
     env.reset(seed=4)

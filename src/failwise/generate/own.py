@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from failwise.diagnose import diagnose, replay
+from failwise.diagnose.course import TOLERANCE
 from failwise.envs.leading import ArmEnvironment
 from failwise.errors import DataError, EpisodeError
 from failwise.generate.attempts import Attempt, Result, append, read_attempts
@@ -27,7 +28,6 @@ from failwise.store import EpisodeStore, StoredEpisode
 from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome
 
 ARM = "own"
-DRIFT = 0.01  # metres or radians of proprioception by which a replay with snapshots may leave its record
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,14 @@ def replayed(env: ArmEnvironment, episode: StoredEpisode) -> Run:
     """A recorded episode again, with the simulation's state at every step.
 
     Raises:
-        EpisodeError: it leaves its record by more than ``DRIFT`` (taking a snapshot may touch what follows, as in
-            ManiSkill, where it makes the solver forget its contacts), or ends otherwise.
+        EpisodeError: it departs from its record.
     """
     meta, actions = episode.meta, iter(episode.actions())
     observation, _ = env.reset(seed=meta.env_seed, options={"instruction": meta.instruction})
-    run = Run.begin(env, observation).proceed(env, lambda: next(actions, None), meta.n_steps)
+    run = Run.begin(env, observation, passive=True).proceed(env, lambda: next(actions, None), meta.n_steps)
     n = min(len(run), meta.n_steps)
     away = float(np.abs(np.stack(run.states[:n]) - episode.states()[:n]).max())
-    if away > DRIFT or (run.first_success is not None) != (meta.outcome == Outcome.SUCCESS):
+    if away > TOLERANCE or (run.first_success is not None) != (meta.outcome == Outcome.SUCCESS):
         raise EpisodeError(f"the replay of {episode.id} departs from its record by up to {away:.3g}, or ends otherwise")
     return run
 

@@ -49,6 +49,8 @@ class Run:
         states: T + 1 vectors (S,), proprioception. hands: T + 1 poses (6,). snapshots: T + 1, or none.
         actions: T vectors (A,). rewards: T. conditions: T, after each action.
         first_success: step after which the success condition first held, or None. ended: the task ended by itself.
+        passive: states are looked at, not set anew, where an environment tells the two apart (``peek``): the run goes
+            on as if nobody had looked, but not bit for bit as it does after a restore.
     """
 
     states: list[NDArray[np.float32]]
@@ -59,11 +61,19 @@ class Run:
     conditions: list[Mapping[str, bool]] = field(default_factory=list)
     first_success: int | None = None
     ended: bool = False
+    passive: bool = False
 
     @classmethod
-    def begin(cls, env: ArmEnvironment, observation: Observation, *, keep: bool = True) -> Run:
+    def begin(cls, env: ArmEnvironment, observation: Observation, *, keep: bool = True, passive: bool = False) -> Run:
         """Nothing done yet. ``keep``: keep the simulation's state at each step."""
-        return cls([observation.state], [np.array(env.hand(), np.float64)], [env.snapshot()] if keep else [])
+        run = cls([observation.state], [np.array(env.hand(), np.float64)], [], passive=passive)
+        if keep:
+            run.snapshots.append(run._state_of(env))
+        return run
+
+    def _state_of(self, env: ArmEnvironment) -> Snapshot:
+        take: Callable[[], Snapshot] = getattr(env, "peek", env.snapshot) if self.passive else env.snapshot
+        return take()
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -102,7 +112,7 @@ class Run:
             self.states.append(observation.state)
             self.hands.append(np.array(env.hand(), np.float64))
             if self.snapshots:
-                self.snapshots.append(env.snapshot())
+                self.snapshots.append(self._state_of(env))
             if info["success"]:
                 self.first_success = len(self) - 1
             self.ended = bool(terminated)

@@ -201,6 +201,13 @@ class ManiSkillEnv:
         """Everything that the next step depends on, as arrays."""
         return {**self._world.snapshot(), "steps": np.array([self._steps])}
 
+    def peek(self) -> dict[str, NDArray[Any]]:
+        """As ``snapshot``, but the simulation goes on as if nobody had looked.
+
+        Its solver keeps the contacts that it remembers, so what follows is not bit for bit what follows a restore.
+        """
+        return {**self._world.peek(), "steps": np.array([self._steps])}
+
     def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> Observation:
         """Continue from a snapshot of the same task.
 

@@ -103,13 +103,13 @@ class Simulator:
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """The state as arrays. The simulation goes on from the same arrays, without its memory of earlier contacts."""
-        state = self._state()
+        state = self.peek()
         self.restore(state)
         return state
 
     def fits(self, snapshot: Mapping[str, NDArray[Any]]) -> bool:
         """Whether a snapshot has the arrays of this task."""
-        mine = self._state()
+        mine = self.peek()
         return all(name in snapshot and snapshot[name].shape == array.shape for name, array in mine.items())
 
     def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
@@ -157,7 +157,8 @@ class Simulator:
         """Free the scene."""
         self._env.close()
 
-    def _state(self) -> dict[str, NDArray[Any]]:
+    def peek(self) -> dict[str, NDArray[Any]]:
+        """The state as arrays; nothing is touched."""
         env = self._env
         arrays: dict[str, NDArray[Any]] = {
             f"{group}/{name}": state.cpu().numpy().copy()
