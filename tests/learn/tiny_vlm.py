@@ -1,4 +1,4 @@
-"""A vision-language model of a few thousand random weights, saved as a folder, so that nothing is downloaded."""
+"""A vision-language model of about a hundred thousand random weights, as a folder: nothing is downloaded."""
 
 from pathlib import Path
 
