@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
+from tyro.conf import Positional
+
+from failwise.cli.options import Actions, existing_folder, parse, parse_with, run_action, writable_folder
 from failwise.errors import SetupError
+from failwise.exchange import ExportOptions
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,30 @@ class Questions:
     """Of the choice of those moments."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreExport:
+    """Where from and where to."""
+
+    path: Positional[tuple[Path, ...]]
+    """Folders with episodes, or run folders."""
+    lerobot: Path
+    """Folder for the LeRobotDataset; must not be there yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportLeRobot:
+    """Where from and where to."""
+
+    episodes: Path
+    """Folder with episodes, or a run folder."""
+    out: Path
+    """Folder for the LeRobotDataset; must not be there yet."""
+
+
+_LEROBOT = "Write recorded episodes as a LeRobotDataset v3, failures with what is known of them."
+_AGE = "failwise.picture_age"
+
+
 def questions(argv: Sequence[str]) -> int:
     """Write the questions."""
     asked = parse(Questions, argv, "export questions")
@@ -38,10 +66,15 @@ def questions(argv: Sequence[str]) -> int:
 
 
 def lerobot(argv: Sequence[str]) -> int:
-    """Write a LeRobotDataset."""
-    from failwise.cli.lerobot import export_lerobot
+    """``failwise export lerobot --episodes PATH --out DIR``."""
+    asked, options = parse_with(ExportLeRobot, ExportOptions, argv, "export lerobot", _LEROBOT)
+    return _export((asked.episodes,), asked.out, options)
 
-    return export_lerobot(argv)
+
+def store_export(argv: Sequence[str]) -> int:
+    """``failwise store export PATH... --lerobot DIR``."""
+    asked, options = parse_with(StoreExport, ExportOptions, argv, "store export", _LEROBOT)
+    return _export(asked.path, asked.lerobot, options)
 
 
 ACTIONS: Actions = {
@@ -53,3 +86,39 @@ ACTIONS: Actions = {
 def main(argv: Sequence[str]) -> int:
     """Run the action that ``argv`` names."""
     return run_action("export", ACTIONS, argv)
+
+
+def _export(paths: Sequence[Path], out: Path, options: ExportOptions) -> int:
+    from rich.filesize import decimal
+    from rich.progress import track
+
+    from failwise.exchange import export_lerobot
+    from failwise.store import EpisodeStore, stores_under
+
+    if options.fps is not None and options.fps < 1:
+        raise SetupError(f"--fps must be at least 1, not {options.fps}")
+    if not paths:
+        raise SetupError("name at least one folder with episodes")
+    folders = dict.fromkeys(
+        folder for path in paths for folder in stores_under(existing_folder(path, "path", "recorded episodes"))
+    )
+    if not folders:
+        raise SetupError(f"no episodes in {', '.join(map(str, paths))} or below; 'failwise collect' records some")
+    stores = [EpisodeStore(folder, create=False) for folder in folders]
+    done = export_lerobot(stores, out, options, partial(track, description="export"))
+    print(
+        f"{done.path}: {done.successes + done.failures} episodes ({done.failures} failures), {done.frames} frames "
+        f"at {done.fps} a second, {decimal(done.bytes)}"
+    )
+    if older := done.frames - done.looked - done.unseen:
+        print(f"{older} frames show an older picture ({_AGE} says how old); collect --look-every 1 takes them all")
+    if done.unseen:
+        print(f"{done.unseen} frames come before the first picture and show black ({_AGE} is -1)")
+    for count, why in (
+        (done.no_verdict, "ended in a fault or were stopped"),
+        (done.other_outcome, "ended otherwise (--outcome)"),
+        (done.empty, "have no step"),
+    ):
+        if count:
+            print(f"left out: {count} that {why}")
+    return 0

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from failwise.cli.options import existing_folder, parse
+from failwise.cli.export import store_export
+from failwise.cli.options import existing_folder, parse, parse_with, writable_folder
 from failwise.errors import SetupError
+from failwise.exchange import ImportOptions
 
 if TYPE_CHECKING:
     from failwise.store import EpisodeStore
@@ -37,6 +39,16 @@ class Store:
     """compact: episodes a file."""
     every_image: bool = False
     """Decode every image when checking, not only some of each camera."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreImport:
+    """Where from and where to."""
+
+    lerobot: str
+    """The LeRobotDataset: its folder, or its name (USER/NAME)."""
+    out: Path
+    """The store that gets the episodes; made where it is missing."""
 
 
 def check(path: Path, every_image: bool = False) -> int:
@@ -138,11 +150,34 @@ def merge(paths: Sequence[Path], into: Path | None) -> int:
     return 0
 
 
+def store_import(argv: Sequence[str]) -> int:
+    """``failwise store import --lerobot DIR --out STORE``."""
+    from rich.progress import track
+
+    from failwise.exchange import import_lerobot
+
+    asked, options = parse_with(
+        StoreImport, ImportOptions, argv, "store import", "Take a LeRobotDataset v3 over as recorded episodes."
+    )
+    if options.look_every < 0:
+        raise SetupError(f"--look-every must be at least 0, not {options.look_every}")
+    writable_folder(asked.out)
+    done = import_lerobot(asked.lerobot, asked.out, options, partial(track, description="import"))
+    total = sum(done.outcomes.values())
+    ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.outcomes.items()))
+    print(f"{asked.out}: {total} episodes imported ({ended or 'none'}), {done.present} were there already")
+    if total and (others := total - done.exported_by_us):
+        print(
+            f"{others} were recorded elsewhere: their seeds are numbers, not layouts, so nothing can be paired by them"
+        )
+    if done.depth_cameras:
+        print(f"left out, as depth is not kept: {', '.join(done.depth_cameras)}")
+    return 0
+
+
 def main(args: Sequence[str]) -> int:
     """Do what was asked; 0 when all is well, 1 when something wrong was found."""
     if args and args[0] in ("export", "import"):  # these have options of their own
-        from failwise.cli.lerobot import store_export, store_import
-
         return (store_export if args[0] == "export" else store_import)(args[1:])
     options = parse(Store, args, "store")
     if not options.path:
