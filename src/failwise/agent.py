@@ -86,6 +86,8 @@ class PolicyAgent:
         if self.generative:
             import torch
 
+            if hasattr(self.policy, "reset"):  # one that looks back
+                self.policy.reset(seed)
             self._generator = torch.Generator().manual_seed(seed)
             # Chunks for detectors come from a stream of their own: watching a policy does not change it.
             self._aside = torch.Generator().manual_seed(seed + (1 << 40))
@@ -113,15 +115,23 @@ class PolicyAgent:
                 context.hidden = []
             sampled = sample(self.policy, context, self.steering or Unsteered(), self._generator)
             actions, info = self.policy.decode(sampled.actions_BHA)[0], sampled.info[0]
-            parts = [part_BD[0].numpy() for part_BD in self.pooling(context, sampled.index_B)]
+            parts = [part_BD[0].cpu().numpy() for part_BD in self.pooling(context, sampled.index_B)]
             features, self.feature_widths = np.concatenate(parts), [len(part) for part in parts]
             if self.samples:
                 context.hidden = None
                 more = sample(self.policy, context, Several(self.samples), self._aside)
-                drawn = more.samples_BNHA[0].float().numpy()
+                drawn = more.samples_BNHA[0, ..., : self.policy.spec.action_dim].float().cpu().numpy()
         if not np.isfinite(actions).all():
             raise EpisodeError("the policy returned actions that are not finite")
         return ActionChunk(actions[: self.execute], time.perf_counter() - start, features, info, drawn)
+
+    def looks_back(self, left: int) -> bool:
+        """Whether the policy wants to see this step too, ``left`` actions before its next inference."""
+        return bool(0 < left < self.policy.spec.history)
+
+    def notice(self, observation: Observation) -> None:
+        """Show the policy an observation at which it is not asked to act."""
+        self.policy.notice(observation)
 
     def provenance(self) -> Provenance:
         """Checkpoint and versions."""
@@ -196,7 +206,7 @@ def load_agent(spec: str | Path) -> Agent:
     text = str(spec)
     if text == "expert" or text.startswith("expert:"):
         return ExpertAgent(text.partition(":")[2] or "clean")
-    from failwise.policies import load_policy, policy_folder
+    from failwise.policies import load_policy, policy_folder, split_address
 
     folder = policy_folder(text)
     if text == "random" or text.startswith("random:"):
@@ -206,6 +216,9 @@ def load_agent(spec: str | Path) -> Agent:
         if not dims.isdigit() or int(dims) < 1:
             raise SetupError(f"write random:ACTION_DIM, for example random:4, not {text!r}")
         return PolicyAgent(RandomPolicy(action_dim=int(dims)), about=Provenance(agent=text))
+    kind, rest = split_address(text)
+    if kind:
+        return PolicyAgent(load_policy(text), about=_provenance(text, Path(rest.partition("?")[0])))
     if not (folder / "agent.json").is_file():
         policy = load_policy(folder)
         return PolicyAgent(policy, about=_provenance(text, folder))

@@ -246,6 +246,8 @@ class PolicySpec:
         prediction: "flow" or "epsilon" for generative policies, "" for the others.
         denoising_steps: K used at sampling. ``heads``: names of the action experts, first the acting one.
         feature_dim: D of ``ActionChunk.features``, 0 when it gives none.
+        latent_dim: width of the sampler's space where it is wider than the actions (policies that pad), else 0.
+        history: observations that the policy looks at, up to the present one.
     """
 
     kind: str
@@ -258,3 +260,5 @@ class PolicySpec:
     denoising_steps: int = 0
     heads: tuple[str, ...] = ("success",)
     feature_dim: int = 0
+    latent_dim: int = 0
+    history: int = 1

@@ -9,7 +9,7 @@ from typing import Any
 from failwise import registry
 from failwise.errors import CheckpointError
 
-__all__ = ["load_policy", "policy_folder", "shipped"]
+__all__ = ["load_policy", "policy_folder", "shipped", "split_address"]
 
 
 def shipped(name: str) -> Path:
@@ -33,13 +33,27 @@ def policy_folder(path: str | Path) -> Path:
     return folder
 
 
+def split_address(path: str | Path) -> tuple[str, str]:
+    """``KIND:REST`` of a policy that is read by its kind's own rules -> (kind, rest); ("", path) for any other."""
+    kind, colon, rest = str(path).partition(":")
+    if colon and kind in registry.names("policy") and hasattr(registry.load("policy", kind), "load"):
+        return kind, rest
+    return "", str(path)
+
+
 def load_policy(path: str | Path) -> Any:
-    """The policy in a checkpoint folder (``config.json`` names its kind), or a shipped one by its name.
+    """The policy in a checkpoint folder, or a shipped one by its name.
+
+    The folder's ``config.json`` names its kind; one that LeRobot wrote is known by its own. ``KIND:REST``, such as
+    "lerobot:outputs/train/checkpoints/last", says which kind reads the rest.
 
     Raises:
         CheckpointError: the folder is missing, is no policy, or is damaged.
         UnknownNameError: no plugin provides that kind.
     """
+    named, rest = split_address(path)
+    if named:
+        return registry.load("policy", named).load(rest)
     folder = policy_folder(path)
     if not folder.is_dir():
         raise CheckpointError(f"no policy folder {str(path)!r}; train one with: failwise train bc")
@@ -48,7 +62,7 @@ def load_policy(path: str | Path) -> Any:
         raise CheckpointError(f"{folder} is not a policy folder: config.json is missing")
     try:
         about = json.loads(config.read_text(encoding="utf-8"))
-        kind = about["kind"]
+        kind = "lerobot" if "type" in about and "kind" not in about else about["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{config} does not name a policy kind ({error})") from error
     return registry.load("policy", kind).load(folder)

@@ -127,6 +127,8 @@ def run_episode(
             if infer:
                 chunk = agent.act(observation)
                 pending, fresh = list(chunk.actions), step
+            elif helped is None and isinstance(agent, PolicyAgent) and agent.looks_back(len(pending)):
+                agent.notice(observation)
             if watch is not None and helped is None and actor != Actor.RECOVERY:
                 verdict = watch.see(step, pending[0], chunk if infer else None)
                 decision = watch.decide(verdict, stage)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 class Process(Protocol):
     """A Gaussian path ``x_t = alpha(t) a + sigma(t) z`` and what a prediction means there; t in [0, 1]."""
 
+    def begin(self, generators: list[torch.Generator] | None) -> None:
+        """Called before a sampling, with one generator for each row: for processes that draw noise at their steps."""
+        ...
+
     def alpha(self, t: float) -> float:
         """Share of the action in ``x_t``."""
         ...
@@ -59,6 +63,9 @@ class Process(Protocol):
 @dataclass(frozen=True)
 class FlowProcess:
     """The straight path of flow matching (arXiv 2210.02747); the prediction is the velocity ``v = a - z``."""
+
+    def begin(self, generators: list[torch.Generator] | None) -> None:
+        """Its steps draw nothing."""
 
     def alpha(self, t: float) -> float:
         """``t``."""
@@ -101,6 +108,9 @@ class DiffusionProcess:
             raise SetupError(f"start_angle must lie in (0, pi/2), got {self.start_angle}")
         if self.clip is not None and self.clip <= 0:
             raise SetupError(f"clip must be positive or None, got {self.clip}")
+
+    def begin(self, generators: list[torch.Generator] | None) -> None:
+        """Its steps draw nothing."""
 
     def _angle(self, t: float) -> float:
         return self.start_angle + t * (math.pi / 2 - self.start_angle)

@@ -72,6 +72,7 @@ def sample(
     with torch.no_grad():
         steering.prepare(policy, context)
         noise_BNHA = draw_noise(policy, context, steering.samples, generator)
+        process.begin(_rows(generator, context.batch, steering.samples))
         if temperature != 1.0:
             noise_BNHA = temperature * noise_BNHA
         noisy_BNHA = steering.noise(noise_BNHA, context)
@@ -104,7 +105,7 @@ def draw_noise(
     Raises:
         SetupError: a sequence of generators of another length than B, or fewer than one sample.
     """
-    B, H, A = context.batch, policy.spec.horizon, policy.spec.action_dim
+    B, H, A = context.batch, policy.spec.horizon, policy.spec.latent_dim or policy.spec.action_dim
     if samples < 1:
         raise SetupError(f"at least one sample per observation is needed, got {samples}")
     generators = [generator] * B if isinstance(generator, torch.Generator) else list(generator)
@@ -115,6 +116,12 @@ def draw_noise(
         torch.randn((H, A), generator=g, dtype=like.dtype, device=g.device) for g in generators for _ in range(samples)
     ]
     return torch.stack(chunks).reshape(B, samples, H, A).to(like.device)
+
+
+def _rows(generator: torch.Generator | Sequence[torch.Generator], batch: int, samples: int) -> list[torch.Generator]:
+    """One generator for each of the B * N rows."""
+    each = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
+    return [g for g in each for _ in range(samples)]
 
 
 def _check_heads(policy: GenerativePolicy, steering: Steering) -> None:
