@@ -59,7 +59,7 @@ $(LEROBOT_VENV)/.installed: pyproject.toml constraints-lerobot.txt scripts/setup
 	@touch $@
 
 test-lerobot: lerobot
-	OMP_NUM_THREADS=1 $(LEROBOT_VENV)/bin/python -m pytest tests/exchange
+	OMP_NUM_THREADS=1 $(LEROBOT_VENV)/bin/python -m pytest tests/exchange tests/lerobot_policies
 
 # One thread a worker: the workers already fill the cores.
 test: setup browser

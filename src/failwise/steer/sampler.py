@@ -40,6 +40,7 @@ def sample(
     steps: int | None = None,
     *,
     temperature: float = 1.0,
+    noise: torch.Tensor | None = None,
 ) -> Sampled:
     """Draw ``steering.samples`` chunks per observation and choose one of them.
 
@@ -55,6 +56,7 @@ def sample(
             samples is.
         steps: K denoising steps; the policy's own number when None.
         temperature: factor on the initial noise; below 1 draws closer to the mode.
+        noise: initial noise (B, N, H, A) to use in place of drawn one.
 
     Raises:
         SetupError: the policy cannot be steered, lacks a head, or ``steps``, ``temperature`` or the
@@ -71,7 +73,7 @@ def sample(
     # no_grad and not inference_mode: gradient guidance differentiates a reward of the tensors made here
     with torch.no_grad():
         steering.prepare(policy, context)
-        noise_BNHA = draw_noise(policy, context, steering.samples, generator)
+        noise_BNHA = draw_noise(policy, context, steering.samples, generator) if noise is None else noise
         process.begin(_rows(generator, context.batch, steering.samples))
         if temperature != 1.0:
             noise_BNHA = temperature * noise_BNHA

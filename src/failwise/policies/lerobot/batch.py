@@ -71,8 +71,8 @@ class Inputs:
             stack = np.stack([_picture(o.images[self._camera(key, o)], key) for o in observations])
             if not self._resizes and stack.shape[1:3] != self.pictures[key][1:]:
                 raise DataError(
-                    f"the picture for {key!r} has {stack.shape[1]}x{stack.shape[2]} pixels, but the policy was trained on "
-                    f"{self.pictures[key][1]}x{self.pictures[key][2]}; set the environment's image_size"
+                    f"the picture for {key!r} has {stack.shape[1]}x{stack.shape[2]} pixels, but the policy was "
+                    f"trained on {self.pictures[key][1]}x{self.pictures[key][2]}; set the environment's image_size"
                 )
             pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().type(torch.float32)
             pixels /= 255
@@ -97,7 +97,7 @@ class Inputs:
         self.past.append(self.ready([observation]))
 
     def stacked(self, observations: Sequence[Observation]) -> dict[str, Any]:
-        """Like ``ready`` with the last observations stacked, (B, history, ...), the first repeated where there are fewer.
+        """Like ``ready`` with the last observations stacked, (B, history, ...), the first repeated at the start.
 
         The past is that of the running episode, so it is looked at for one observation; several are all first ones.
         """
@@ -129,10 +129,8 @@ class Inputs:
     def _camera(self, key: str, observation: Observation) -> str:
         """The camera of a picture: the named one, the one of the same name, or the only one for the only picture."""
         camera = self.cameras[key]
-        if camera not in observation.images and key not in self._named:
-            if len(self.pictures) == 1 and len(observation.images) == 1:
-                return next(iter(observation.images))
-        return camera
+        alone = len(self.pictures) == 1 and len(observation.images) == 1 and key not in self._named
+        return next(iter(observation.images)) if alone else camera
 
 
 def _picture(pixels: NDArray[Any], key: str) -> NDArray[np.uint8]:

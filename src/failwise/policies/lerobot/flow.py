@@ -8,8 +8,8 @@ uses LeRobot's own arithmetic for ``tau``, so that plain sampling gives its acti
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -119,17 +119,25 @@ class FlowPolicy:
     def encode_batch(self, batch: Mapping[str, Any]) -> FlowContext:
         """The same for a batch that LeRobot's pre-processor made.
 
-        The policy's own chunk prediction runs up to its first denoising step, which is where it has everything encoded.
-
         Raises:
-            CheckpointError: it reached no denoising step.
+            CheckpointError: the policy reached no denoising step.
         """
         rows = next(len(v) for v in batch.values() if isinstance(v, Tensor))
         device = next(self.core.parameters()).device
         noise = torch.zeros(rows, self.spec.horizon, self.spec.latent_dim, device=device)
-        with torch.no_grad(), _until_denoising(self.core) as seen:
+        return self.encode_by(lambda: self.policy.predict_action_chunk(dict(batch), noise=noise))
+
+    def encode_by(self, predict: Callable[[], Any]) -> FlowContext:
+        """What the policy's own prediction of a chunk has encoded when it reaches its first denoising step.
+
+        Raises:
+            CheckpointError: it reaches none.
+        """
+        # A policy with guidance of its own leaves it to whoever samples here.
+        plainly = getattr(self.policy, "plainly", nullcontext)
+        with torch.no_grad(), plainly(), _until_denoising(self.core) as seen:
             try:
-                self.policy.predict_action_chunk(dict(batch), noise=noise)
+                predict()
             except _Reached as reached:
                 given = reached.given
             else:

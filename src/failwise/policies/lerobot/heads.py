@@ -62,6 +62,12 @@ class Heads:
         prediction, hidden = vmap(one)(stack)
         return prediction, hidden
 
+    def one(self, head: str, *args: Any) -> tuple[Tensor, Tensor]:
+        """Prediction and hidden states of one head, with gradients to its own weights: for training it."""
+        weights = {self._prefix + name: self._weight(head, name) for name in self._own}
+        done: tuple[Tensor, Tensor] = functional_call(self._module, weights, args)
+        return done
+
     def forget(self) -> None:
         """Weights changed: stack them anew when they are next asked for."""
         self._stacks.clear()

@@ -27,7 +27,9 @@ def tiny_smolvlm(folder: Path, *, seed: int = 0) -> str:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="<end_of_utterance>",
         unk_token="<unk>",
-        extra_special_tokens=dict(zip(("fake_image_token", "image_token", "global_image_token"), SPECIAL[4:], strict=True)),
+        extra_special_tokens={
+            "fake_image_token": SPECIAL[4], "image_token": SPECIAL[5], "global_image_token": SPECIAL[6]
+        },
     )  # fmt: skip
     size = {"longest_edge": 64}
     pictures = SmolVLMImageProcessor(size=size, max_image_size=size)
@@ -96,3 +98,16 @@ ACT = {
     "chunk_size": 6, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1,
     "n_decoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
 }  # fmt: skip
+
+
+def stir(folder: Path, amount: float = 0.05) -> Path:
+    """Move the failure expert of a checkpoint away from the acting one."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    draw = torch.Generator().manual_seed(1)
+    for name, weight in weights.items():
+        if name.startswith("failure."):
+            weights[name] = weight + amount * torch.randn(weight.shape, generator=draw)
+    save_file(weights, folder / "model.safetensors")
+    return folder
