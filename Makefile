@@ -25,7 +25,7 @@ help:
 	@echo "make bench   the benchmarks, one line of figures each"
 	@echo "make hooks   install the pre-commit hooks"
 	@echo "make maniskill, make test-maniskill   the same for ManiSkill3, in $(MANISKILL_VENV)"
-	@echo "make lerobot, make test-lerobot       the same for LeRobot's datasets, in $(LEROBOT_VENV)"
+	@echo "make lerobot, make test-lerobot       the same for LeRobot's policies and datasets, in $(LEROBOT_VENV)"
 
 setup: render-libraries $(STAMP)
 
@@ -54,8 +54,9 @@ test-maniskill: maniskill
 
 lerobot: $(LEROBOT_VENV)/.installed
 
-$(LEROBOT_VENV)/.installed: pyproject.toml constraints-lerobot.txt scripts/setup.sh
-	@VENV='$(LEROBOT_VENV)' EXTRAS=lerobot,test LEAST=12 CONSTRAINTS=constraints-lerobot.txt PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
+$(LEROBOT_VENV)/.installed: pyproject.toml packages/lerobot_policy_failwise/pyproject.toml constraints-lerobot.txt scripts/setup.sh
+	@VENV='$(LEROBOT_VENV)' EXTRAS=lerobot,metaworld,test LEAST=12 CONSTRAINTS=constraints-lerobot.txt PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
+	@$(LEROBOT_VENV)/bin/python -m pip install --quiet --no-input --no-deps --editable packages/lerobot_policy_failwise
 	@touch $@
 
 test-lerobot: lerobot
