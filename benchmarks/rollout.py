@@ -7,6 +7,10 @@
     look_over_every_step    images only where the policy looks, over images at every step, one worker
     ray_over_pool           two workers on Ray over two of the process pool; budget: at least 0.9; left out without Ray
 
+    .venv-lerobot/bin/python benchmarks/rollout.py --peer lerobot        # two minutes; the peer instead of the above
+
+    over_lerobot_eval       steps a second over those of lerobot-eval: the same checkpoint, 480x480; budget: at least 10
+
 What is compared runs in turns, on the same layouts; workers have simulator and policy loaded before the clock starts.
 """
 
@@ -71,7 +75,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=16, help="of each way and repeat")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", choices=["lerobot"], help="compare with another framework's evaluation")
+    parser.add_argument("--peer-steps", type=int, default=24, help="of each episode beside a peer")
     arguments = parser.parse_args()
+    if arguments.peer:
+        from peer_lerobot import over_lerobot_eval
+
+        announce("rollout", over_lerobot_eval(arguments.peer_steps, arguments.repeats), table=True, peer=arguments.peer)
+        return
     agent = agent_for("metaworld-base", [ENV])
     items = [RolloutItem(ENV, 900_000 + i, i, "base", agent) for i in range(arguments.episodes)]
     ways: dict[str, tuple[Any, Any]] = {
