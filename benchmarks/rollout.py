@@ -17,6 +17,7 @@ What is compared runs in turns, on the same layouts; workers have simulator and 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=24, help="of each episode beside a peer")
     arguments = parser.parse_args()
     if arguments.peer:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen LeRobot's renderer needs to be told
         from peer_lerobot import over_lerobot_eval
 
         announce("rollout", over_lerobot_eval(arguments.peer_steps, arguments.repeats), table=True, peer=arguments.peer)
