@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
+from lerobot.utils.import_utils import register_third_party_plugins
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
 from transformers.models.smolvlm.image_processing_smolvlm import SmolVLMImageProcessor
@@ -62,6 +63,7 @@ def features(cameras: tuple[str, ...] = CAMERAS) -> tuple[dict[str, Any], dict[s
 
 def save(kind: str, folder: Path, *, seed: int = 0, **options: Any) -> Path:
     """A checkpoint of a policy with random weights and made-up statistics."""
+    register_third_party_plugins()
     torch.manual_seed(seed)
     inputs, outputs = features()
     modes = {
