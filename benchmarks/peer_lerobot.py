@@ -36,9 +36,8 @@ def over_lerobot_eval(steps: int, repeats: int) -> dict[str, float]:
     looks; ours also records the episode. Each has a process of its own: in one, the renderers would share settings.
     """
     context = multiprocessing.get_context("spawn")
-    found: dict[tuple[str, str], list[float]] = {
-        (size, who): [] for size in POLICIES for who in ("lerobot", "failwise")
-    }
+    both = ("lerobot", "failwise")
+    found: dict[tuple[str, str], list[float]] = {(size, who): [] for size in POLICIES for who in both}
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = {size: _policy(Path(folder) / size, size) for size in POLICIES}
         workers = {who: ProcessPoolExecutor(1, mp_context=context) for who in both}
