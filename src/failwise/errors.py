@@ -49,5 +49,9 @@ class EpisodeError(FailwiseError):
     """This episode cannot go on; it is recorded with the outcome ``error`` and the run continues."""
 
 
+class WireError(FailwiseError):
+    """A message from the other end of a connection is not what the protocol allows. It ends that connection only."""
+
+
 class StoreError(FailwiseError):
     """The episode store is damaged or cannot be written; going on could lose data."""
