@@ -203,18 +203,24 @@ def _check_takeovers(wanted: set[tuple[str, str, TakeoverOptions]]) -> None:
 
 
 def _check_setup(pairs: set[tuple[str, str]]) -> None:
-    """Make each agent once and look at each environment's name before any worker starts."""
+    """Look at each environment's name and make each agent once before any worker starts.
+
+    What a policy server takes and gives shows only in an answer, so it is asked once for each of its environments.
+    """
     from failwise.agent import load_agent
     from failwise.envs import list_tasks
 
-    for agent in sorted({agent for _, agent in pairs}):
-        load_agent(agent)
     for env_id in sorted({env_id for env_id, _ in pairs}):
         suite, _, task = env_id.partition("/")
         if task not in (tasks := list_tasks(suite)):
             from failwise.errors import UnknownNameError
 
             raise UnknownNameError(f"{suite} task", task, tasks)
+    for agent in sorted({agent for _, agent in pairs}):
+        policy: Any = getattr(load_agent(agent), "policy", None)
+        if hasattr(policy, "probe"):
+            for env_id in sorted({env_id for env_id, one in pairs if one == agent}):
+                policy.probe(environment(env_id).spec)
 
 
 def _record_loss(item: RolloutItem, reason: str, store: EpisodeStore) -> EpisodeMeta:
