@@ -57,8 +57,20 @@ def test_no_file_and_no_name():
         KeyMap.parse("nowhere.json")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": "nothing"}', '{"a": "image"}', '{"a": "state:4:2"}',
-                                  '{"a": "state", "b": "state"}', '{"failwise/x": "state"}', '{"a": "instruction:1"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"a": 1}',
+        '{"a": "nothing"}',
+        '{"a": "image"}',
+        '{"a": "state:4:2"}',
+        '{"a": "state", "b": "state"}',
+        '{"failwise/x": "state"}',
+        '{"a": "instruction:1"}',
+    ],
+)
 def test_a_file_that_names_nothing_usable_is_refused(text, tmp_path):
     (tmp_path / "keys.json").write_text(text)
     with pytest.raises(SetupError):
@@ -71,7 +83,7 @@ def test_cameras_by_number_need_that_many():
 
 
 def test_a_camera_that_the_environment_lacks():
-    with pytest.raises(SetupError, match="wants camera 'side'.*front, wrist"):
+    with pytest.raises(SetupError, match=r"wants camera 'side'.*front, wrist"):
         KeyMap({"x": "image:side"}).write(SEEN)
     with pytest.raises(SetupError, match="state, which has 8 numbers"):
         KeyMap({"x": "state:4:9"}).write(SEEN)
