@@ -75,6 +75,20 @@ def test_a_reset_begins_an_episode_and_two_clients_share_nothing(echo, tmp_path)
     assert not again["failwise"]["alarm"] and again["actions"][0, 2] == 0
 
 
+def test_two_clients_that_take_turns_are_watched_each_on_its_own(echo, tmp_path):
+    served = Served("echo", monitor=save_monitor(tmp_path / "monitor", "jerk"))
+    r = np.random.default_rng(0)
+    shown = {who: [r.normal(size=2) * (who + 1) for _ in range(6)] for who in (0, 1)}
+    alone = {}
+    for who, rows in shown.items():
+        session = served.session(who)
+        alone[who] = [session.answer(question(*map(float, row)))["failwise"]["score"] for row in rows]
+    sessions = {who: served.session(who) for who in shown}
+    for n in range(6):
+        for who, session in sessions.items():
+            assert session.answer(question(*map(float, shown[who][n])))["failwise"]["score"] == alone[who][n]
+
+
 def test_features_come_only_when_they_are_asked_for(echo):
     session = Served("echo").session(0)
     assert "features" not in session.answer(question())["failwise"]
