@@ -223,16 +223,14 @@ def load_agent(spec: str | Path) -> Agent:
     kind, rest = split_address(text)
     if kind:
         policy = load_policy(text)
-        known: str | None = getattr(policy, "checkpoint_sha256", None)  # a server tells it
-        about = provenance_of(text, known) if known else _provenance(text, Path(rest.partition("?")[0]))
-        return PolicyAgent(policy, about=about)
+        return PolicyAgent(policy, about=_provenance(text, Path(rest.partition("?")[0]), policy))
     if not (folder / "agent.json").is_file():
         policy = load_policy(folder)
-        return PolicyAgent(policy, about=_provenance(text, folder))
+        return PolicyAgent(policy, about=_provenance(text, folder, policy))
     said = read_agent_json(folder)
     policy = load_policy(folder / said["policy"])
     steering = build_steering(said.get("steering", []), policy, load_critic(said, folder))
-    return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, folder / said["policy"]))
+    return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, folder / said["policy"], policy))
 
 
 def save_agent(
@@ -317,18 +315,12 @@ def _git_revision() -> str:
     return head + ("+" if changed.stdout.strip() else "")
 
 
-def _provenance(text: str, folder: Path) -> Provenance:
-    from failwise.policies.compact.policy import weights_sha256
-
-    return provenance_of(text, weights_sha256(folder))
-
-
-def provenance_of(text: str, checkpoint_sha256: str) -> Provenance:
-    """What acts, and the versions that it acts with here."""
+def _provenance(text: str, folder: Path, policy: Any) -> Provenance:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
     from failwise import __version__
+    from failwise.policies.compact.policy import weights_sha256
 
     def installed(package: str) -> str:
         try:
@@ -338,7 +330,8 @@ def provenance_of(text: str, checkpoint_sha256: str) -> Provenance:
 
     return Provenance(
         agent=text,
-        checkpoint_sha256=checkpoint_sha256,
+        # The weights of a policy behind a server are not here, but the server tells of which they are.
+        checkpoint_sha256=getattr(policy, "checkpoint_sha256", None) or weights_sha256(folder),
         failwise=__version__,
         git_revision=_git_revision(),
         python=platform.python_version(),

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -369,6 +370,46 @@ def test_an_address_is_an_arm_with_a_name():
     address = "openpi:ws://localhost:8000?keys=libero&actions=0:7"
     assert parse_arms(f"{address},pi0={address}") == {"localhost-8000": address, "pi0": address}
     assert arm_name(address) == "localhost-8000"
+
+
+class LooksBack(Echo):
+    """Its actions tell how many observations it was shown since the episode began, whether asked or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = replace(self.spec, history=2, execute=4)
+
+    def reset(self, seed):
+        super().reset(seed)
+        self.shown = 0
+
+    def notice(self, observation):
+        self.shown += 1
+
+    def infer(self, observations):
+        self.shown += 1
+        return [replace(c, actions=c.actions * 0 + self.shown / 100) for c in super().infer(observations)]
+
+
+def test_a_policy_that_looks_back_is_shown_as_much_as_in_process(monkeypatch, tmp_path):
+    serve_echo(monkeypatch, policy=LooksBack)
+    with serving(Served("echo")) as (server, port):
+        (meta,) = collect(items(port, 1), tmp_path, workers=1, quiet=True)
+        inferences = server.counts.inferences
+    actions = EpisodeStore(tmp_path).read(meta.episode_id).actions()[::4, 0]
+    shown = np.round(100 * actions).astype(int).tolist()
+    assert shown == list(range(1, 2 * len(shown), 2)), "one more between every two inferences"
+    assert inferences == len(shown) + 1, "what is only shown is no inference; one asked whether it fits"
+
+
+def test_a_folder_may_stand_for_a_server(monkeypatch, tmp_path):
+    serve_echo(monkeypatch)
+    with serving(Served("echo")) as (_, port):
+        (tmp_path / "config.json").write_text(f'{{"kind": "openpi", "address": "ws://127.0.0.1:{port}?execute=1"}}')
+        assert load_agent(str(tmp_path)).execute == 1
+    (tmp_path / "config.json").write_text('{"kind": "openpi"}')
+    with pytest.raises(SetupError, match="must name an address"):
+        load_policy(tmp_path)
 
 
 def test_an_agent_of_a_server_cannot_be_steered_here(monkeypatch):

@@ -89,6 +89,21 @@ def test_two_clients_that_take_turns_are_watched_each_on_its_own(echo, tmp_path)
             assert session.answer(question(*map(float, shown[who][n])))["failwise"]["score"] == alone[who][n]
 
 
+def test_a_policy_with_a_memory_is_loaded_once_a_client_at_a_time(monkeypatch):
+    loaded = []
+
+    def load(spec):
+        loaded.append(PolicyAgent(Echo()))
+        return loaded[-1]
+
+    monkeypatch.setattr("failwise.serve.served.load_agent", load)
+    served = Served("echo")
+    one, other = served.session(0), served.session(1)
+    assert len(loaded) == 2 and one.agent.policy is not other.agent.policy
+    served.over(one)
+    assert served.session(2).agent.policy is one.agent.policy and len(loaded) == 2
+
+
 def test_features_come_only_when_they_are_asked_for(echo):
     session = Served("echo").session(0)
     assert "features" not in session.answer(question())["failwise"]

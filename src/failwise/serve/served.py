@@ -58,12 +58,14 @@ class Served:
             raise SetupError(f"the policy needs camera {missing[0]!r}, which no key stands for; add one to --keys")
         self.monitor = self._load_monitor(monitor)
         self.diagnoser = self._load_diagnoser(diagnoser)
-        self._check_heads(self._agent())
+        self._check_heads(self._agent(self.policy))
+        self._idle = [self.policy]
 
     def session(self, number: int) -> Session:
         """What a new client talks to; ``number`` tells it from the others."""
         monitor: Monitor | None = copy.deepcopy(self.monitor)
-        return Session(number, self._agent(), self.execute, self.keys, monitor, self.diagnoser, self.seed)
+        agent = self._agent(self._policy())
+        return Session(number, agent, self.execute, self.keys, monitor, self.diagnoser, self.seed)
 
     def metadata(self) -> dict[str, Any]:
         """What every client is told first: what the policy takes and gives. No path of this machine is in it."""
@@ -80,6 +82,7 @@ class Served:
             "action_dim": spec.action_dim,
             "horizon": spec.horizon,
             "execute": self.execute,
+            "history": spec.history,
             "feature_dim": spec.feature_dim if self._pooling == DEFAULT else 0,
             "checkpoint_sha256": self.checkpoint,
             "steering": [str(entry["name"]) for entry in self._steering],
@@ -96,18 +99,29 @@ class Served:
         """Which features the policy gives: those that the monitor reads."""
         return DEFAULT if self.monitor is None else self.monitor.detector.pooling or DEFAULT
 
-    def _agent(self) -> PolicyAgent:
-        """An agent with a memory of its own, which gives whole chunks and what the monitor reads."""
-        first = self._first
-        if first.generative:
-            # Weights are shared. A generative policy keeps nothing between inferences; its noise and steering do.
-            steering = build_steering(self._steering, self.policy, self._critic)
-            agent = PolicyAgent(self.policy, steering, self.policy.spec.horizon, first.provenance())
-        else:
-            steering = build_steering(self._steering, self.policy) if self._steering else None
-            again = load_agent(self._spec_text)
-            assert isinstance(again, PolicyAgent)
-            agent = PolicyAgent(again.policy, steering, again.policy.spec.horizon, first.provenance())
+    def over(self, session: Session) -> None:
+        """A client has left: the next one can have what was its own."""
+        if self._has_memory:
+            self._idle.append(session.agent.policy)
+
+    @property
+    def _has_memory(self) -> bool:
+        """Whether the policy keeps anything between inferences: what has nothing to reset can be shared."""
+        return hasattr(self.policy, "reset")
+
+    def _policy(self) -> Any:
+        if not self._has_memory:
+            return self.policy
+        if self._idle:
+            return self._idle.pop()
+        again = load_agent(self._spec_text)
+        assert isinstance(again, PolicyAgent)
+        return again.policy
+
+    def _agent(self, policy: Any) -> PolicyAgent:
+        """An agent with noise and steering of its own, which gives whole chunks and what the monitor reads."""
+        steering = build_steering(self._steering, policy, self._critic)
+        agent = PolicyAgent(policy, steering, policy.spec.horizon, self._first.provenance())
         agent.watch(self._pooling, 0 if self.monitor is None else self.monitor.detector.samples)
         return agent
 

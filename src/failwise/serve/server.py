@@ -169,8 +169,11 @@ class PolicyServer:
         self.counts.clients += 1
         try:
             session = await self._in_turn(partial(self.served.session, number), always=True)
-            await connection.send(pack(self.served.metadata()))
-            await self._questions(connection, session)
+            try:
+                await connection.send(pack(self.served.metadata()))
+                await self._questions(connection, session)
+            finally:
+                self.served.over(session)
         except ConnectionClosed:
             log.info("client %d left", number)
         except Exception as error:
@@ -195,9 +198,10 @@ class PolicyServer:
                 self.counts.refused += 1
                 await connection.send(" ".join(str(error).split()))
                 continue
-            if before is not None:
-                reply["server_timing"]["prev_total_ms"] = 1000 * before
-            self.counts.inferences += 1
+            if "actions" in reply:
+                self.counts.inferences += 1
+                if before is not None:
+                    reply["server_timing"]["prev_total_ms"] = 1000 * before
             await connection.send(pack(reply))
             before = time.monotonic() - start
 

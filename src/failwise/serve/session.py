@@ -11,15 +11,15 @@ import numpy as np
 from failwise.detect import Moment
 from failwise.errors import WireError
 from failwise.serve.explaining import Explaining
-from failwise.wire.keys import OWN, RESET, SEED, STEP, TASK, WANT, KeyMap
+from failwise.wire.keys import NOTICE, OWN, RESET, SEED, STEP, TASK, WANT, KeyMap
 
 if TYPE_CHECKING:
     from failwise.agent import PolicyAgent
     from failwise.detect import Monitor
     from failwise.diagnose import Classifier
-    from failwise.types import ActionChunk, Verdict
+    from failwise.types import ActionChunk, Observation, Verdict
 
-_KNOWN = (RESET, SEED, STEP, TASK, WANT)
+_KNOWN = (RESET, SEED, STEP, TASK, WANT, NOTICE)
 _WANTED = ("features",)
 _LONGEST = 10**6  # steps of an episode
 _FARTHEST = 1000  # steps between two questions: a monitor walks through all of them
@@ -62,6 +62,8 @@ class Session:
         observation = self.keys.read(message)
         if self.episode < 0 or own.get(RESET, False):
             self._begin(own)
+        if own.get(NOTICE, False):
+            return self._notice(observation)
         step = own.get(STEP, 0 if self._chunk is None else self._step + self.execute)
         if self._chunk is not None and not 0 < step - self._step <= _FARTHEST:
             allowed = f"1 to {_FARTHEST} above the last one, {self._step}"
@@ -73,6 +75,12 @@ class Session:
         said = self._said(chunk, verdict, own.get(WANT, ()))
         elapsed = time.perf_counter() - start
         return {"actions": chunk.actions, "server_timing": {"infer_ms": 1000 * elapsed}, "failwise": said}
+
+    def _notice(self, observation: Observation) -> dict[str, Any]:
+        """Show an observation to a policy that looks back; any other one has no use for it."""
+        if self.agent.policy.spec.history > 1:
+            self.agent.notice(observation)
+        return {"failwise": {"episode": self.episode, "step": self._step}}
 
     def _begin(self, own: Mapping[str, Any]) -> None:
         self.episode += 1
@@ -129,6 +137,7 @@ def _own(message: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in message.items() if key.startswith(OWN)}
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         RESET: (lambda v: isinstance(v, bool), "true or false"),
+        NOTICE: (lambda v: isinstance(v, bool), "true or false"),
         SEED: (lambda v: type(v) is int and 0 <= v < 2**40, "a number from 0 to 2**40"),
         STEP: (lambda v: type(v) is int and 0 <= v <= _LONGEST, f"a number from 0 to {_LONGEST}"),
         TASK: (lambda v: isinstance(v, str) and len(v) <= 200, "text"),

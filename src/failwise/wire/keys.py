@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
 
 OWN = "failwise/"
 """Keys of our own begin so; openpi's servers and clients have none."""
-RESET, SEED, STEP, TASK, WANT = (OWN + name for name in ("reset", "seed", "step", "task", "want"))
+RESET, SEED, STEP, TASK, WANT, NOTICE = (OWN + name for name in ("reset", "seed", "step", "task", "want", "notice"))
 
 LONGEST_INSTRUCTION = 2000
 

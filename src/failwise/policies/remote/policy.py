@@ -16,7 +16,7 @@ from failwise.errors import CheckpointError, EpisodeError, SetupError
 from failwise.policies.remote.address import PREFIX, Address
 from failwise.policies.remote.link import Link
 from failwise.types import ActionChunk, EnvSpec, Observation, PolicySpec
-from failwise.wire.keys import RESET, SEED, STEP, WANT, KeyMap
+from failwise.wire.keys import NOTICE, RESET, SEED, STEP, WANT, KeyMap
 
 EXECUTE = 8
 """Actions of a chunk that are executed where neither the server nor the user says how many."""
@@ -86,6 +86,7 @@ class RemotePolicy:
             state_dim=int(about.get("state_dim", 0)),
             cameras={str(name): (int(size[0]), int(size[1])) for name, size in about.get("cameras", {}).items()},
             feature_dim=int(about.get("feature_dim", 0)),
+            history=int(about.get("history", 1)),
         )
 
     def reset(self, seed: int) -> None:
@@ -101,11 +102,23 @@ class RemotePolicy:
         """
         return [self._one(observation) for observation in observations]
 
-    def _one(self, observation: Observation) -> ActionChunk:
+    def notice(self, observation: Observation) -> None:
+        """Show the policy an observation at which it is not asked to act, if its server says that it looks back.
+
+        Raises:
+            EpisodeError: the server is gone, or refused.
+        """
+        self._ask(self._message(observation) | {NOTICE: True})
+
+    def _message(self, observation: Observation) -> dict[str, Any]:
         keys = self._keys or KeyMap.usual(list(observation.images))
         message = keys.write(observation)
         if self.address.resize:
             message = {key: _resized(value, self.address.resize) for key, value in message.items()}
+        return message
+
+    def _one(self, observation: Observation) -> ActionChunk:
+        message = self._message(observation)
         if self._about:
             message[STEP] = self._inference * self.spec.execute
             message[WANT] = ["features"] if self.spec.feature_dim else []
