@@ -20,6 +20,7 @@ from failwise.policies import load_policy
 from failwise.policies.remote import Address, RemotePolicy
 from failwise.policies.remote.link import Link
 from failwise.rollout import RolloutItem, collect
+from failwise.rollout.collecting import _Kept, run_item
 from failwise.serve import Served
 from failwise.store import EpisodeStore
 from failwise.types import Observation
@@ -296,6 +297,25 @@ def test_a_server_that_stays_away_ends_no_evaluation_and_the_counts_add_up(monke
         metas = collect(items(port, 5, query="?connect=0.5"), tmp_path, workers=1, quiet=True)
     assert len(metas) == 5 and [m.outcome for m in metas[1:]] == ["error"] * 4 and metas[0].outcome != "error"
     assert all("no policy server at" in m.error and m.n_steps == 0 for m in metas[2:])
+
+
+def test_a_worker_that_starts_while_the_server_is_away_costs_its_episode_only(monkeypatch, tmp_path):
+    serve_echo(monkeypatch)
+    opened = serving(Served("echo"))
+    _, port = opened.__enter__()
+    monkeypatch.setattr("failwise.rollout.collecting._agents", _Kept(1))
+    real, loads = run_item, []
+
+    def first_away(item, out, options):
+        if not loads:
+            opened.__exit__(None, None, None)
+        loads.append(item)
+        return real(item, out, options)
+
+    monkeypatch.setattr("failwise.rollout.collecting.run_item", first_away)
+    metas = collect(items(port, 2, query="?connect=0.2"), tmp_path, workers=1, quiet=True)
+    assert [m.outcome for m in metas] == ["error", "error"] and len(EpisodeStore(tmp_path).ids()) == 2
+    assert all(m.error.startswith("no policy server at") for m in metas)
 
 
 def test_who_waited_in_vain_once_does_not_wait_before_every_episode(monkeypatch):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.errors import CheckpointError, EpisodeError, SetupError
+from failwise.errors import CheckpointError, EpisodeError, SetupError, UnreachableError
 from failwise.policies.remote.address import PREFIX, Address
 from failwise.policies.remote.link import Link
 from failwise.types import ActionChunk, EnvSpec, Observation, PolicySpec
@@ -32,7 +32,7 @@ class RemotePolicy:
         address: ``ws://HOST:PORT`` with options, see ``Address``.
 
     Raises:
-        SetupError: not an address, or no such server answers.
+        SetupError: not an address. UnreachableError: no such server answers.
     """
 
     def __init__(self, address: str) -> None:
@@ -42,7 +42,7 @@ class RemotePolicy:
         try:
             self._link.connect()
         except EpisodeError as error:
-            raise SetupError(str(error)) from error
+            raise UnreachableError(str(error)) from error
         self._about = self._said()
         self.checkpoint_sha256 = str(self._about.get("checkpoint_sha256", ""))
         try:
