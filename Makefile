@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup maniskill test-maniskill vulkan constraints-maniskill lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
+.PHONY: help setup openpi maniskill test-maniskill vulkan constraints-maniskill lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
@@ -35,6 +35,12 @@ render-libraries:
 
 browser:
 	@bash scripts/browser.sh
+
+# openpi's own client and server, which tell the tests whether ours speak their protocol. Their metadata wants numpy 1, their code
+# does not, so they come without what they ask for.
+openpi: setup
+	@$(BIN)/python -c 'import openpi_client.msgpack_numpy, openpi_server' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --no-input --no-deps openpi-client==0.1.2 openpi-server==0.1.0
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@VENV='$(VENV)' EXTRAS='$(EXTRAS)' PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
@@ -63,7 +69,7 @@ test-lerobot: lerobot
 	OMP_NUM_THREADS=1 $(LEROBOT_VENV)/bin/python -m pytest tests/exchange tests/lerobot_policies
 
 # One thread a worker: the workers already fill the cores.
-test: setup browser
+test: setup browser openpi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 demo: setup
@@ -93,6 +99,7 @@ constraints-lerobot: FILE := constraints-lerobot.txt
 constraints-lerobot: BIN := $(LEROBOT_VENV)/bin
 constraints constraints-maniskill constraints-lerobot:
 	@{ head -n 1 $(FILE); $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
+	    --exclude openpi-client --exclude openpi-server \
 	  | sed 's/+[a-z0-9]*$$//' | sort -f; } > $(FILE).new && mv $(FILE).new $(FILE)
 
 clean:

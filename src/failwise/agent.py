@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,11 +197,15 @@ Agent = PolicyAgent | ExpertAgent
 
 
 def load_agent(spec: str | Path) -> Agent:
-    """The agent that a string stands for: "expert", "expert:mixed", "random:ACTION_DIM", an agent or a policy folder.
+    """The agent that a string stands for.
+
+    Args:
+        spec: "expert", "expert:mixed", "random:ACTION_DIM", "openpi:ws://HOST:PORT", an agent or a policy folder.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another format.
         UnknownNameError: its policy or steering is unknown.
+        SetupError: no policy server answers at the address.
     """
     text = str(spec)
     if text == "expert" or text.startswith("expert:"):
@@ -218,14 +222,15 @@ def load_agent(spec: str | Path) -> Agent:
         return PolicyAgent(RandomPolicy(action_dim=int(dims)), about=Provenance(agent=text))
     kind, rest = split_address(text)
     if kind:
-        return PolicyAgent(load_policy(text), about=_provenance(text, Path(rest.partition("?")[0])))
+        policy = load_policy(text)
+        return PolicyAgent(policy, about=_provenance(text, Path(rest.partition("?")[0]), policy))
     if not (folder / "agent.json").is_file():
         policy = load_policy(folder)
-        return PolicyAgent(policy, about=_provenance(text, folder))
-    about = _read_agent_json(folder)
-    policy = load_policy(folder / about["policy"])
-    steering = _build_steering(about, folder, policy)
-    return PolicyAgent(policy, steering, about.get("execute"), _provenance(text, folder / about["policy"]))
+        return PolicyAgent(policy, about=_provenance(text, folder, policy))
+    said = read_agent_json(folder)
+    policy = load_policy(folder / said["policy"])
+    steering = build_steering(said.get("steering", []), policy, load_critic(said, folder))
+    return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, folder / said["policy"], policy))
 
 
 def save_agent(
@@ -249,7 +254,12 @@ def save_agent(
     return folder
 
 
-def _read_agent_json(folder: Path) -> dict[str, Any]:
+def read_agent_json(folder: Path) -> dict[str, Any]:
+    """What an agent folder says of itself.
+
+    Raises:
+        CheckpointError: it is damaged, or of another format.
+    """
     path = folder / "agent.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -260,19 +270,26 @@ def _read_agent_json(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _build_steering(about: Mapping[str, Any], folder: Path, policy: Any) -> Any:
-    """The steering chain of an agent; what needs a critic gets the agent's own."""
-    entries = about.get("steering", [])
+def load_critic(about: Mapping[str, Any], folder: Path) -> Any:
+    """The critic of an agent folder, None where it has none."""
+    if "critic" not in about:
+        return None
+    from failwise.policies.critic import Critic
+
+    return Critic.load(folder / about["critic"])
+
+
+def build_steering(entries: Sequence[Mapping[str, Any]], policy: Any, critic: Any = None) -> Any:
+    """The steering that some entries of an ``agent.json`` describe, None for none; it remembers one inference.
+
+    Raises:
+        UnknownNameError: no steering of that name. SetupError: its options are wrong, or it needs a critic.
+    """
     if not entries:
         return None
     from failwise import registry
     from failwise.steer import Chain
 
-    critic = None
-    if "critic" in about:
-        from failwise.policies.critic import Critic
-
-        critic = Critic.load(folder / about["critic"])
     built = []
     for entry in entries:
         plugin = registry.load("steering", entry["name"])
@@ -298,7 +315,7 @@ def _git_revision() -> str:
     return head + ("+" if changed.stdout.strip() else "")
 
 
-def _provenance(text: str, folder: Path) -> Provenance:
+def _provenance(text: str, folder: Path, policy: Any) -> Provenance:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -313,7 +330,8 @@ def _provenance(text: str, folder: Path) -> Provenance:
 
     return Provenance(
         agent=text,
-        checkpoint_sha256=weights_sha256(folder),
+        # The weights of a policy behind a server are not here, but the server tells of which they are.
+        checkpoint_sha256=getattr(policy, "checkpoint_sha256", None) or weights_sha256(folder),
         failwise=__version__,
         git_revision=_git_revision(),
         python=platform.python_version(),

@@ -45,8 +45,16 @@ class MissingDependencyError(SetupError):
     """An optional package or system library is absent. The message carries the exact line that installs it."""
 
 
+class UnreachableError(SetupError):
+    """A server that is needed does not answer. It stops a run before it starts; later it costs the episodes only."""
+
+
 class EpisodeError(FailwiseError):
     """This episode cannot go on; it is recorded with the outcome ``error`` and the run continues."""
+
+
+class WireError(FailwiseError):
+    """A message from the other end of a connection is not what the protocol allows. It ends that connection only."""
 
 
 class StoreError(FailwiseError):

@@ -24,6 +24,7 @@ VERBS = {
     "generate": "make failures on purpose in the simulator, with verified recoveries",
     "improve": "the whole job: collect, learn from failures, choose on validation seeds, prove on test seeds",
     "evaluate": "compare policies and agents on paired seeds",
+    "serve": "serve a policy by openpi's protocol, with a monitor's verdict beside every chunk",
     "compare": "is B better than A, from episodes that are there already",
     "detect": "fit, use or compare detectors of failure: failwise detect fit|score|bench",
     "diagnose": "say why episodes failed: failwise diagnose label|fit|predict",

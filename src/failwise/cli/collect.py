@@ -23,8 +23,8 @@ class Collect:
     env: str
     """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
     policy: str
-    """A policy folder, an agent folder, the name of a policy that comes with Failwise (metaworld-base), or one of
-    the words expert and random."""
+    """A policy folder, an agent folder, the name of a policy that comes with Failwise (metaworld-base), a policy
+    server, openpi:ws://HOST:PORT, or one of the words expert and random."""
     out: Path
     """Folder for the episodes. Several policies may share it."""
     episodes: int = 50

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
 
 from failwise.cli.options import agent_for, executor_for, existing_folder, parse, parse_arms, writable_folder
 from failwise.errors import SetupError
@@ -24,9 +26,9 @@ class Evaluate:
 
     env: str
     """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
-    arms: str
-    """What is compared, the baseline first: PATH,PATH or NAME=PATH,NAME=PATH. A path is a policy folder or an
-    agent folder; the words random and expert work too."""
+    arms: Annotated[str, arg(aliases=["--policy"])]
+    """What is compared, the baseline first: PATH,PATH or NAME=PATH,NAME=PATH. A path is a policy folder, an agent
+    folder or a policy server, openpi:ws://HOST:PORT; the words random and expert work too."""
     out: Path
     """Folder for the episodes and the comparison."""
     seeds: str = "100"

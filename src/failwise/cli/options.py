@@ -63,7 +63,7 @@ def parse_arms(text: str) -> dict[str, str]:
     arms: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, given, agent = part.partition("=")
-        if not given:
+        if not given or "://" in name:  # the = of an address's own options
             name, agent = arm_name(part, taken=arms), part
         name, agent = name.strip(), agent.strip()
         if not name or not agent:
@@ -88,8 +88,9 @@ def executor_for(kind: Literal["processes", "ray"], workers: int, ray_address: s
 
 
 def arm_name(agent: str, taken: Container[str] = ()) -> str:
-    """``runs/improve/agent`` -> "agent", or "improve-agent" where "agent" is taken already."""
-    parts = [part for part in Path(agent.replace(":", "-")).parts if part not in ("/", ".", "..")] or [agent]
+    """``runs/improve/agent`` -> "agent", "improve-agent" where that is taken; ``openpi:ws://pc:80?x=y`` -> "pc-80"."""
+    path = Path(agent.partition("?")[0].replace(":", "-"))
+    parts = [part for part in path.parts if part not in ("/", ".", "..")] or [agent]
     return parts[-1] if parts[-1] not in taken else "-".join(parts[-2:])
 
 

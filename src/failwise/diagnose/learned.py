@@ -68,9 +68,11 @@ class Classifier:
         Raises:
             DataError: features of another width than it was fitted on.
         """
+        return self._shares(summary(trace))
+
+    def _shares(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         from scipy.special import softmax
 
-        x = summary(trace)
         if x.shape != self.scaler.mean.shape:
             raise DataError(f"features of width {x.shape[0] // 3}, fitted on {len(self.scaler.mean) // 3}")
         logits = self.weights @ self.scaler(x).astype(np.float64) + self.bias
@@ -78,7 +80,15 @@ class Classifier:
 
     def diagnose(self, trace: Trace) -> Diagnosis:
         """The likeliest mode, with its probability."""
-        shares = self.probabilities(trace)
+        return self.diagnose_summary(summary(trace))
+
+    def diagnose_summary(self, x: NDArray[np.float32]) -> Diagnosis:
+        """The same from what ``summary`` gives, (3 D,).
+
+        Raises:
+            DataError: of another width than it was fitted on.
+        """
+        shares = self._shares(x)
         best = int(shares.argmax())
         return Diagnosis(mode=self.modes[best], confidence=float(shares[best]), text="from the policy's features")
 

@@ -45,11 +45,12 @@ def load_policy(path: str | Path) -> Any:
     """The policy in a checkpoint folder, or a shipped one by its name.
 
     The folder's ``config.json`` names its kind; one that LeRobot wrote is known by its own. ``KIND:REST``, such as
-    "lerobot:outputs/train/checkpoints/last", says which kind reads the rest.
+    "lerobot:outputs/train/checkpoints/last" or "openpi:ws://HOST:PORT", says which kind reads the rest.
 
     Raises:
         CheckpointError: the folder is missing, is no policy, or is damaged.
         UnknownNameError: no plugin provides that kind.
+        SetupError: no policy server answers.
     """
     named, rest = split_address(path)
     if named:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from failwise.errors import SetupError
+from failwise.errors import SetupError, UnreachableError
 from failwise.protocols import Environment, Executor
 from failwise.recover.takeover import TakeoverOptions, load_takeover
 from failwise.rollout.loop import RolloutItem, RolloutOptions, run_episode
@@ -144,7 +144,8 @@ def collect(
                 successes=sum(metas[i.episode_id].outcome == "success" for i in items if i.episode_id in metas),
             )  # fmt: skip
             for result in results:
-                meta = _record_loss(result.item, result.reason, store) if isinstance(result, WorkerFailure) else result
+                lost = isinstance(result, WorkerFailure)
+                meta = _record_loss(result.item, f"worker lost: {result.reason}", store) if lost else result
                 if isinstance(meta, str):
                     raise SetupError(meta)
                 metas[meta.episode_id] = meta
@@ -177,9 +178,14 @@ def make_executor(kind: ExecutorKind, workers: int, item_timeout_s: float = 600.
 
 
 def _run_or_report(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMeta | str:
-    """As ``run_item``; a setup error comes back as its one line, because it is the same for every item."""
+    """As ``run_item``; a setup error comes back as its one line, because it is the same for every item.
+
+    But a server that was there when the run began may come back, so that it costs this item only.
+    """
     try:
         return run_item(item, out, options)
+    except UnreachableError as error:
+        return _record_loss(item, str(error), EpisodeStore(out))
     except SetupError as error:
         return str(error)
 
@@ -203,22 +209,28 @@ def _check_takeovers(wanted: set[tuple[str, str, TakeoverOptions]]) -> None:
 
 
 def _check_setup(pairs: set[tuple[str, str]]) -> None:
-    """Make each agent once and look at each environment's name before any worker starts."""
+    """Look at each environment's name and make each agent once before any worker starts.
+
+    What a policy server takes and gives shows only in an answer, so it is asked once for each of its environments.
+    """
     from failwise.agent import load_agent
     from failwise.envs import list_tasks
 
-    for agent in sorted({agent for _, agent in pairs}):
-        load_agent(agent)
     for env_id in sorted({env_id for env_id, _ in pairs}):
         suite, _, task = env_id.partition("/")
         if task not in (tasks := list_tasks(suite)):
             from failwise.errors import UnknownNameError
 
             raise UnknownNameError(f"{suite} task", task, tasks)
+    for agent in sorted({agent for _, agent in pairs}):
+        policy: Any = getattr(load_agent(agent), "policy", None)
+        if hasattr(policy, "probe"):
+            for env_id in sorted({env_id for env_id, one in pairs if one == agent}):
+                policy.probe(environment(env_id).spec)
 
 
 def _record_loss(item: RolloutItem, reason: str, store: EpisodeStore) -> EpisodeMeta:
-    """An episode whose worker was lost again and again: recorded as an error, so that the counts add up."""
+    """An episode that could not even begin: recorded as an error, so that the counts add up."""
     meta = EpisodeMeta(
         episode_id=item.episode_id,
         env_id=item.env_id,
@@ -231,7 +243,7 @@ def _record_loss(item: RolloutItem, reason: str, store: EpisodeStore) -> Episode
         n_steps=0,
         step_limit=1,
         control_hz=1.0,
-        error=f"worker lost: {reason}",
+        error=reason,
     )
     with store.begin(item.episode_id) as writer:
         writer.commit(meta)

@@ -1,0 +1,96 @@
+"""``failwise serve``: a policy behind openpi's protocol, with a monitor's verdict beside every chunk."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from failwise.cli.options import existing_folder, parse
+from failwise.errors import SetupError
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a policy to robots and simulators in other processes, by openpi's websocket protocol. Ctrl-C ends it."""
+
+    policy: str
+    """A policy folder, an agent folder, the name of a policy that comes with Failwise (metaworld-base), or
+    random:ACTION_DIM."""
+    steer: str = ""
+    """What steers sampling: names with commas ('failwise list methods'), or a JSON list as in agent.json; none for
+    nothing. Default: an agent folder's own."""
+    monitor: Path | None = None
+    """Folder of a detector that 'failwise detect fit' wrote: its score, bound and alarm come with every chunk."""
+    diagnoser: Path | None = None
+    """Folder of a classifier that 'failwise diagnose fit' wrote: once the monitor alarms, it says why."""
+    keys: str = ""
+    """Names under which clients send what the policy sees: libero, droid, or a JSON file {"key": "image:NAME", ...}.
+    Default: observation/images/CAMERA, observation/state, prompt."""
+    host: str = "127.0.0.1"
+    """Where to listen. Anything else than this machine itself should have a token."""
+    port: int = 8000
+    """Where to listen; 0 takes any free one."""
+    token: str = ""
+    """What clients must show as 'Authorization: Api-Key TOKEN'. Other users of this machine can see it on the command
+    line: rather use --token-file."""
+    token_file: Path | None = None
+    """File that holds the token."""
+    max_message_mb: float = 16.0
+    """Size of a message, in MiB, above which a client is cut off."""
+    queue: int = 16
+    """Inferences that may wait for their turn; a client beyond them is told to ask again."""
+    clients: int = 64
+    """Clients at a time."""
+    threads: int = 0
+    """Torch threads of an inference; 0 leaves it to torch. With 1, actions are to the bit those of 'failwise evaluate'
+    on the same policy."""
+    seed: int = 0
+    """Of the noise of clients that give no seed."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Load everything, listen, and say how to connect."""
+    asked = parse(Serve, argv, "serve")
+    from failwise.policies.remote.address import read_token
+    from failwise.wire import KeyMap
+
+    if asked.token and asked.token_file:
+        raise SetupError("give --token or --token-file, not both")
+    if asked.seed < 0:
+        raise SetupError(f"--seed {asked.seed} must not be negative")
+    token = read_token(asked.token_file) if asked.token_file else asked.token
+    keys = KeyMap.parse(asked.keys)
+    for option, folder, holds in (
+        ("--monitor", asked.monitor, "a detector that 'failwise detect fit' wrote"),
+        ("--diagnoser", asked.diagnoser, "a classifier that 'failwise diagnose fit' wrote"),
+    ):
+        if folder is not None:
+            existing_folder(folder, option, holds)
+    from failwise.serve.served import Served, parse_steering
+    from failwise.serve.server import ServerOptions, metadata_of, run_server, warning
+
+    options = ServerOptions(
+        host=asked.host, port=asked.port, token=token, message_mb=asked.max_message_mb, queue=asked.queue,
+        clients=asked.clients, threads=asked.threads,
+    )  # fmt: skip
+    served = Served(
+        asked.policy, steer=parse_steering(asked.steer), monitor=asked.monitor, diagnoser=asked.diagnoser, keys=keys,
+        seed=asked.seed,
+    )  # fmt: skip
+    logging.basicConfig(level=logging.WARNING, format="failwise: %(message)s")
+    if said := warning(options):
+        print(f"failwise: warning: {said}", file=sys.stderr)
+
+    def started(port: int) -> None:
+        about = metadata_of(served)
+        print(f"serving {asked.policy}: chunks of {about['horizon']} x {about['action_dim']}")
+        print(f"keys of an observation: {', '.join(about['keys'])}")
+        print(f"listening at ws://{options.host}:{port}; Ctrl-C ends. To evaluate it on a task:")
+        print(f"failwise evaluate --policy openpi:ws://{options.host}:{port} --env TASK --out FOLDER", flush=True)
+
+    counts = run_server(served, options, started)
+    print(f"served {counts.inferences} inferences to {counts.clients} clients; refused {counts.refused}")
+    return 0
