@@ -267,7 +267,7 @@ class MetaWorldEnv:
         if self._renderer is None:
             import mujoco
 
-            from failwise.envs.metaworld.rendering import FastRenderer
+            from failwise.envs.mujoco_rendering import FastRenderer
 
             model = self._env.model
             self._renderer = FastRenderer(model, self._size, self._size)

@@ -1,4 +1,4 @@
-"""A fast off-screen renderer for MuJoCo models.
+"""A fast off-screen renderer for MuJoCo models, for every simulator that is built on MuJoCo.
 
 ``mujoco.Renderer`` owns one GL context each and frees it before its model's GL objects: closing one renderer then
 damages the pictures of the next. Here one GL context serves the whole process, and objects are freed while it is
@@ -46,9 +46,10 @@ class FastRenderer:
     Args:
         model: the MuJoCo model; its render quality settings are lowered in place.
         height, width: pixels, at most 512.
+        hidden_groups: groups of geometries that are not drawn, for instance collision shapes.
     """
 
-    def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
+    def __init__(self, model: mujoco.MjModel, height: int, width: int, hidden_groups: tuple[int, ...] = ()) -> None:
         if max(height, width) > MAX_SIDE:
             raise ValueError(f"images are limited to {MAX_SIDE} pixels a side, not {height}x{width}")
         _shared_context()
@@ -62,6 +63,8 @@ class FastRenderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._option = mujoco.MjvOption()
+        for group in hidden_groups:
+            self._option.geomgroup[group] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._mjr: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
