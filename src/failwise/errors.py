@@ -13,6 +13,8 @@ Three families, by what the caller must do:
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LISTED = 60  # names in a message; a line that nobody reads to its end hides what it has to say
+
 
 class FailwiseError(Exception):
     """Base of every error that Failwise raises on purpose."""
@@ -29,7 +31,8 @@ class UnknownNameError(SetupError):
         known = sorted(choices)
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+        shown = known if len(known) <= _LISTED else [*known[:_LISTED], f"and {len(known) - _LISTED} more"]
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(shown) or 'none'}.")
         self.kind, self.name, self.choices = kind, name, known
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -55,8 +57,9 @@ def list_tasks(suite: str) -> list[str]:
 def parse_env_ids(text: str) -> list[str]:
     """Read a list of environments as people write it.
 
-    "metaworld/pick-place,peg-insert-side" carries the suite over; "tiny/*" stands for all tasks of a suite. What stands
-    behind an "@" is a variant of a task, which its suite knows.
+    "metaworld/pick-place,peg-insert-side" carries the suite over; "tiny/*" stands for all tasks of a suite,
+    "metaworld/door-*" for those that begin so, "libero/libero_spatial:0-9" for the tasks 0 to 9 of a numbered group.
+    What stands behind an "@" is a variant of a task, which its suite knows.
 
     Returns:
         Environment ids in the order written, each once.
@@ -71,10 +74,26 @@ def parse_env_ids(text: str) -> list[str]:
         suite = head if slash else suite
         if not (suite and task):
             raise SetupError(f"environment {part!r} is not of the form SUITE/TASK; for example: tiny/reach,push")
-        tasks = list_tasks(suite)
-        if task != "*" and task.partition("@")[0] not in tasks:
-            raise UnknownNameError(f"{suite} task", task, tasks)
-        ids += [f"{suite}/{name}" for name in (tasks if task == "*" else [task])]
+        ids += [f"{suite}/{name}" for name in _expand(task, suite)]
     if not ids:
         raise SetupError("no environment named; write SUITE/TASK, for example: tiny/reach,push")
     return list(dict.fromkeys(ids))
+
+
+def _expand(pattern: str, suite: str) -> list[str]:
+    """The tasks of a suite that a name, a name with a "*", or a range of numbered ones stands for."""
+    tasks = list_tasks(suite)
+    name, at, variant = pattern.partition("@")
+    if "*" in name:
+        found = [task for task in tasks if fnmatchcase(task, name)]
+    elif numbers := re.fullmatch(r"(.+:)(\d{1,4})-(\d{1,4})", name):
+        group, first, last = numbers[1], int(numbers[2]), int(numbers[3])
+        if first > last:
+            raise SetupError(f"environments {suite}/{name}: a range goes upwards, for example {group}{last}-{first}")
+        found = [f"{group}{number}" for number in range(first, last + 1)]
+    else:
+        found = [name]
+    for task in found or [name]:
+        if task not in tasks:
+            raise UnknownNameError(f"{suite} task", task, tasks)
+    return [task + at + variant for task in found]
