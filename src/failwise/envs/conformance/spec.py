@@ -21,8 +21,8 @@ def check_spec(spec: Any) -> Iterator[str]:
     if not isinstance(spec, EnvSpec):
         yield f"spec is {type(spec).__name__}; expected failwise.types.EnvSpec. Fix: self.spec = EnvSpec(...)"
         return
-    if not re.fullmatch(r"[a-z0-9_-]+/[A-Za-z0-9_.-]+(@[a-z0-9_-]+)?", spec.env_id):
-        forms = "'suite/task' or 'suite/task@variant', the suite in lower case"
+    if not re.fullmatch(r"[a-z0-9_-]+/[A-Za-z0-9_.-]+(:[0-9]+)?(@[a-z0-9_-]+)?", spec.env_id):
+        forms = "'suite/task', 'suite/tasks:3' or 'suite/task@variant', the suite in lower case"
         yield f"spec.env_id is {spec.env_id!r}; expected {forms}. Fix spec.env_id"
     yield from _bounds(spec)
     yield from _names(spec)
