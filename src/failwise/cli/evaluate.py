@@ -123,6 +123,7 @@ def main(argv: Sequence[str]) -> int:
         raise SetupError(f"--confidence {options.confidence} is not in [0.5, 1); 0.95 is usual")
     from failwise.envs import parse_env_ids
     from failwise.evaluate import EPISODES_FOLDER, evaluate, verdicts
+    from failwise.evaluate.false_completion import drop_sentences, false_completions
     from failwise.evaluate.recovered import recovery_result, recovery_sentences
     from failwise.evaluate.watched import watch_result, watch_sentences
     from failwise.store import EpisodeStore
@@ -159,6 +160,8 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(verdicts(comparison)))
     metas = EpisodeStore(options.out / EPISODES_FOLDER, create=False).metas()
     for arm in arms:
+        if (fallen := false_completions(metas, arm)) is not None:
+            print("\n".join(drop_sentences(fallen)))
         if options.recover:
             print("\n".join(recovery_sentences(recovery_result(metas, arm))))
         elif options.monitor is not None:

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import cast
 
 from failwise import registry
+from failwise.envs.dropping import VARIANT, Dropping
 from failwise.envs.lazy import LazyImages, StaleObservationError
 from failwise.errors import SetupError, UnknownNameError
 from failwise.protocols import Environment
@@ -20,7 +21,8 @@ def make_env(env_id: str, **options: object) -> Environment:
     """Make one environment.
 
     Args:
-        env_id: "suite/task", for example "tiny/reach".
+        env_id: "suite/task", for example "tiny/reach". "@drop" behind it drops what is carried, in every suite whose
+            robots carry things: see ``failwise.envs.dropping``.
         options: what the suite's ``make(task, **options)`` takes.
 
     Raises:
@@ -31,7 +33,10 @@ def make_env(env_id: str, **options: object) -> Environment:
     if not (suite and slash and task):
         raise SetupError(f"environment {env_id!r} is not of the form SUITE/TASK; for example: tiny/reach")
     make = registry.load("env", suite)
+    plain, _, variant = task.rpartition("@")
     try:
+        if variant == VARIANT and plain:
+            return Dropping(make(plain, **options))
         return cast(Environment, make(task, **options))
     except TypeError as error:
         if options and "unexpected keyword argument" in str(error):

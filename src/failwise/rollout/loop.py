@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from failwise.agent import PolicyAgent
+from failwise.envs.dropping import Dropping
 from failwise.errors import EpisodeError, SetupError
 from failwise.policies.pooling import DEFAULT as DEFAULT_FEATURES
 from failwise.recover.takeover import Takeover, TakeoverOptions
@@ -200,11 +201,13 @@ def run_episode(
         failure_events=(
             *_alarm(watch),
             *(takeover.events if takeover else ()),
+            *_dropped(env),
             *_events(outcome, conditions, spec.conditions, step),
         ),
         error=error,
         provenance=agent.provenance(),
         extra=layout
+        | ({"drop": env.drop_record()} if isinstance(env, Dropping) else {})
         | _kind_of_features(agent)
         | ({} if watch is None else {"watch": watch.about()})
         | ({} if takeover is None else {"takeover": takeover.about()}),
@@ -217,6 +220,14 @@ def _layout(env: Environment) -> dict[str, Any]:
     if places is None:
         return {}
     return {"layout": {name: [round(float(x), 4) for x in place] for name, place in places().items()}}
+
+
+def _dropped(env: Environment) -> tuple[FailureEvent, ...]:
+    """What was dropped on purpose, if it was."""
+    if not isinstance(env, Dropping) or (step := int(env.drop_record()["dropped"])) < 0:
+        return ()
+    evidence = "the fingers were held open while they carried"
+    return (FailureEvent(mode="drop", stage="grasped", onset_step=step, source="injected", evidence=evidence),)
 
 
 def expert_action(env: Environment, step: int) -> NDArray[Any]:
