@@ -152,7 +152,7 @@ class Simulator:
         """Apply an action (7,) for one twentieth of a second.
 
         The controller computes everything that depends on positions before it sets its torques, so only the second
-        half of a physics step is left to do: the same numbers as upstream's step, bit for bit, in half of the time.
+        half of a physics step is left to do: the same numbers as upstream's step, bit for bit, in less time.
         """
         command = np.asarray(action, np.float64)
         for k in range(_SUBSTEPS):
