@@ -1,4 +1,4 @@
-"""What is carried falls: at the same place for everybody, exactly repeatable, and the verdict on it is the right one."""
+"""What is carried falls: at the same place for everybody, exactly repeatable, and the verdict on it is right."""
 
 from __future__ import annotations
 

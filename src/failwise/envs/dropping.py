@@ -124,8 +124,8 @@ class Dropping:
     The moment is where the thing has covered a share of its way to the goal, drawn from ``SHARES`` by the layout's
     seed, so it is the same for whoever carries it there. From then on the gripper's part of every action is replaced
     by "open", until the thing has fallen away from the fingers, at most for half a second; everything else of the
-    action, and every later action, is the agent's own. What is recorded is what the agent commanded. An episode in which nothing is
-    carried so far is an episode of the plain task.
+    action, and every later action, is the agent's own. What is recorded is what the agent commanded. An episode in
+    which nothing is carried so far is an episode of the plain task.
 
     Raises:
         SetupError: the environment has no gripper that can be led, no ``poses`` or no condition "grasped".
@@ -164,7 +164,7 @@ class Dropping:
         return answer
 
     def drop_record(self) -> dict[str, int | float]:
-        """What came of it so far: the fields of ``Course`` that a verdict needs. Steps are -1 where nothing happened."""
+        """What came of it so far, as far as a verdict needs it: see ``Course``."""
         course = self._course
         fallen = course.phase == DROPPED
         return {

@@ -101,8 +101,8 @@ def drop_sentences(result: DropResult) -> list[str]:
     false, recovered = result.false_completion_rate, result.recovery_rate
     if false is not None and recovered is not None:
         out.append(
-            f"{arm}: {counts[AfterDrop.FALSE_COMPLETION]} of {result.dropped} were false completions, {_percent(false)}: "
-            "it went on to the goal and never back for the thing."
+            f"{arm}: {counts[AfterDrop.FALSE_COMPLETION]} of {result.dropped} were false completions, "
+            f"{_percent(false)}: it went on to the goal and never back for the thing."
         )
         went = counts[AfterDrop.RECOVERED] + counts[AfterDrop.WENT_BACK]
         late = f" ({result.late} of them only after it had been at the goal without it)" if result.late else ""
