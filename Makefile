@@ -8,7 +8,7 @@ DEMO_OUT ?= runs/demo
 
 # ManiSkill3 needs numpy 1, so it has an environment of its own.
 MANISKILL_VENV ?= .venv-maniskill
-# LIBERO needs a newer MuJoCo than Meta-World.
+# Meta-World pins an older MuJoCo than the one that LIBERO is checked on.
 LIBERO_VENV ?= .venv-libero
 # LeRobot needs Python 3.12 and an older torch.
 LEROBOT_VENV ?= .venv-lerobot

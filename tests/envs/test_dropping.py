@@ -10,7 +10,7 @@ from failwise.envs.conformance import assert_conforms
 from failwise.envs.dropping import SHARES, Dropping
 from failwise.errors import SetupError
 from failwise.evaluate.false_completion import AfterDrop, after_drop, drop_sentences, false_completions
-from failwise.rollout import RolloutItem, RolloutOptions
+from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.rollout.loop import run_episode
 from failwise.store import EpisodeStore
 from failwise.types import Outcome
@@ -149,6 +149,12 @@ def test_what_carries_nothing_is_refused_in_one_line(name):
     with pytest.raises(SetupError, match="carries nothing") as error:
         make_env(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_variant_reaches_its_suite_when_episodes_are_collected(tmp_path):
+    item = RolloutItem("tiny/reach@drop", 1, 1, "random", "random:3")
+    with pytest.raises(SetupError, match="carries nothing"):
+        collect([item], tmp_path, workers=1, quiet=True)
 
 
 @pytest.mark.metaworld
