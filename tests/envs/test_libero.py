@@ -14,7 +14,7 @@ from failwise.envs import StaleObservationError, list_tasks, make_env, parse_env
 from failwise.envs.conformance import assert_conforms
 from failwise.envs.libero.tasks import BASE, PERTURBATIONS, PERTURBED, SUITES, TASKS, parse_task, steps_of
 from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
-from failwise.evaluate.false_completion import false_completions
+from failwise.evaluate.false_completion import AfterDrop, false_completions
 from failwise.store import EpisodeStore
 
 from .carriers import Carrier
@@ -219,7 +219,9 @@ def test_arms_run_through_failwise_evaluate_and_the_verdicts_on_drops_are_right(
     metas = EpisodeStore(tmp_path / "proof" / "episodes", create=False).metas()
     assert len(metas) == 9
     looks, blind, random = (false_completions(metas, arm) for arm in ("looks", "blind", "random"))
-    assert (looks.dropped, looks.false_completion_rate.point, looks.recovery_rate.point) == (3, 0.0, 1.0)
+    assert (looks.dropped, looks.false_completion_rate.point) == (3, 0.0)
+    went_back = looks.counts[AfterDrop.RECOVERED] + looks.counts[AfterDrop.WENT_BACK]
+    assert went_back == 3 and looks.counts[AfterDrop.RECOVERED] >= 1, "a can that has rolled over may not be graspable"
     assert (blind.dropped, blind.false_completion_rate.point) == (3, 1.0)
     assert random.dropped == 0 and random.false_completion_rate is None
     assert "blind: 3 of 3 were false completions" in said and "looks: 0 of 3 were false completions" in said
