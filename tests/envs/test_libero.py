@@ -220,8 +220,7 @@ def test_arms_run_through_failwise_evaluate_and_the_verdicts_on_drops_are_right(
     assert len(metas) == 9
     looks, blind, random = (false_completions(metas, arm) for arm in ("looks", "blind", "random"))
     assert (looks.dropped, looks.false_completion_rate.point) == (3, 0.0)
-    went_back = looks.counts[AfterDrop.RECOVERED] + looks.counts[AfterDrop.WENT_BACK]
-    assert went_back == 3 and looks.counts[AfterDrop.RECOVERED] >= 1, "a can that has rolled over may not be graspable"
+    assert looks.counts[AfterDrop.RECOVERED] >= 2, "a can that has rolled away may be out of reach"
     assert (blind.dropped, blind.false_completion_rate.point) == (3, 1.0)
     assert random.dropped == 0 and random.false_completion_rate is None
     assert "blind: 3 of 3 were false completions" in said and "looks: 0 of 3 were false completions" in said

@@ -242,8 +242,8 @@ class Simulator:
 def _beginning_anew(kind: Any) -> Any:
     """An upstream class whose furniture is back where its model has it before a layout is drawn.
 
-    Upstream builds its model anew for every episode, which takes seconds, and so may measure from furniture that still
-    stands at the origin when it places things on it. Otherwise they would land beside it from the second episode on.
+    Upstream builds its model anew for every episode, which takes seconds. Here the model stays, so this is what keeps a
+    layout from depending on the one before it.
     """
 
     def begin(env: Any) -> None:
