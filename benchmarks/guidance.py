@@ -11,6 +11,12 @@ compact VLA with two heads, whose costs do not depend on its weights.
     exact_over_unguided_b1, _b8     the same with the failure head at every denoising step
     shared_over_unguided_b1, _b8    that, with two of three expert layers shared by the heads (``shared_layers=2``)
     best_of_8_over_1_b1             8 samples and a critic over one sample, 1 observation; budget 2
+
+    .venv-lerobot/bin/python benchmarks/guidance.py --smolvla --repeats 5     # minutes on two cores; or on a GPU
+
+    smolvla_guided_over_unguided    SmolVLA at its published size, random weights, one observation of two cameras,
+                                    failure expert at every other step; budget 1.3. smolvla_exact_...: at every step
+    smolvla_8_samples_over_1        eight chunks from one encoding over one; smolvla_unguided_over_lerobot: over its own
 """
 
 from __future__ import annotations
@@ -98,9 +104,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--smolvla", action="store_true", help="SmolVLA in place of the compact VLA")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
+    if arguments.smolvla:
+        import guidance_smolvla as real
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        seconds = medians(real.ways(real.smolvla(device), device), arguments.repeats, min(arguments.warmup, 1))
+        for name, value in seconds.items():
+            print(f"  {name:10s} {1e3 * value:8.1f} ms")
+        announce("guidance", real.figures_of(seconds), policy="smolvla", device=device)
+        return
+    torch.set_num_threads(1)
     policy = random_policy()
     spec = policy.spec
     critic = ChunkCritic(spec.feature_dim, spec.horizon * spec.action_dim).eval()

@@ -82,10 +82,10 @@ def test_plain_sampling_is_the_policys_own(policy: Any, batch: dict[str, torch.T
 
 def test_two_experts_rows_and_samples(policy: Any, batch: dict[str, torch.Tensor]) -> None:
     mine = opened(policy)
-    own = mine.heads._own
+    own = mine.heads.own
     assert any("gemma_expert" in name for name in own) and "action_in_proj.weight" in own
     other = {name: weight + 0.1 for name, weight in own.items()}
-    mine.heads = Heads(mine._step, "core.", own, {"failure": other})
+    mine.heads = Heads(mine.step, "core.", own, {"failure": other})
     context = mine.encode_batch(batch)
     noisy, t = torch.randn(2, 3, 6, 8), torch.tensor(0.4)
     both = mine.predict(noisy, t, context, ("success", "failure"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,24 @@ def test_guidance_of_strength_zero_is_plain_bit_for_bit_and_else_is_not(dual: Pa
     assert torch.equal(plain, drawn(AFIL(alpha=0.0)))
     weak, strong = (drawn(AFIL(alpha=a, schedule="constant")) for a in (0.2, 0.8))
     assert 0 < (weak - plain).norm() < (strong - plain).norm()
+
+
+def test_an_agent_folder_steers_a_checkpoint(dual: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy").symlink_to(dual)
+    for name, alpha in (("steered", 1.0), ("idle", 0.0)):
+        about = {
+            "format": "failwise-agent-1",
+            "policy": "policy",
+            "steering": [{"name": "afil", "options": {"alpha": alpha}}],
+        }
+        (tmp_path / "agent.json").write_text(json.dumps(about))
+        agents = {"plain": load_agent(dual), name: load_agent(tmp_path)}
+        for agent in agents.values():
+            agent.begin(None, 3)
+        chunks = {which: agent.act(seen(0)[0]) for which, agent in agents.items()}
+        assert np.array_equal(chunks["plain"].actions, chunks[name].actions) == (alpha == 0)
+        assert ("guidance_mean" in chunks[name].info) == (alpha > 0)
+    assert agents["idle"].provenance().checkpoint_sha256 == agents["plain"].provenance().checkpoint_sha256 != ""
 
 
 def test_hidden_states_and_prefix_features_for_detectors(dual: Path) -> None:

@@ -93,10 +93,10 @@ class FlowPolicy:
         self.core: Any = policy.model
         config = policy.config
         self.steps = int(getattr(config, "num_steps", 0) or getattr(config, "num_inference_steps", 0) or 10)
-        self._step = _Step(self.core)
+        self.step = _Step(self.core)
         own = {n: p for n, p in self.core.named_parameters() if n.startswith(EXPERT)}
         more = policy.extra_heads() if hasattr(policy, "extra_heads") else {}
-        self.heads = Heads(self._step, "core.", own, more)
+        self.heads = Heads(self.step, "core.", own, more)
         width = int(config.max_action_dim)
         self.spec = PolicySpec(
             kind="lerobot",

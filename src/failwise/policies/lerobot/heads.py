@@ -34,7 +34,7 @@ class Heads:
             for name, weight in weights.items():
                 if name not in own or own[name].shape != weight.shape:
                     raise CheckpointError(f"the head {head!r} does not fit this policy's expert at {name}")
-        self._module, self._prefix, self._own, self._more = module, prefix, own, more
+        self._module, self._prefix, self.own, self._more = module, prefix, own, more
         self.names = (ACTING, *more)
         self._stacks: dict[tuple[str, ...], dict[str, Tensor]] = {}
 
@@ -64,7 +64,7 @@ class Heads:
 
     def one(self, head: str, *args: Any) -> tuple[Tensor, Tensor]:
         """Prediction and hidden states of one head, with gradients to its own weights: for training it."""
-        weights = {self._prefix + name: self._weight(head, name) for name in self._own}
+        weights = {self._prefix + name: self._weight(head, name) for name in self.own}
         done: tuple[Tensor, Tensor] = functional_call(self._module, weights, args)
         return done
 
@@ -76,9 +76,9 @@ class Heads:
         if heads not in self._stacks:
             with torch.no_grad():
                 self._stacks[heads] = {
-                    self._prefix + name: torch.stack([self._weight(head, name) for head in heads]) for name in self._own
+                    self._prefix + name: torch.stack([self._weight(head, name) for head in heads]) for name in self.own
                 }
         return self._stacks[heads]
 
     def _weight(self, head: str, name: str) -> Tensor:
-        return self._more.get(head, {}).get(name, self._own[name])
+        return self._more.get(head, {}).get(name, self.own[name])
