@@ -61,11 +61,11 @@ def features(cameras: tuple[str, ...] = CAMERAS) -> tuple[dict[str, Any], dict[s
     return inputs, {"action": PolicyFeature(FeatureType.ACTION, (ACTION,))}
 
 
-def save(kind: str, folder: Path, *, seed: int = 0, **options: Any) -> Path:
+def save(kind: str, folder: Path, *, seed: int = 0, cameras: tuple[str, ...] = CAMERAS, **options: Any) -> Path:
     """A checkpoint of a policy with random weights and made-up statistics."""
     register_third_party_plugins()
     torch.manual_seed(seed)
-    inputs, outputs = features()
+    inputs, outputs = features(cameras)
     modes = {
         "VISUAL": NormalizationMode.IDENTITY,
         "STATE": NormalizationMode.MEAN_STD,
@@ -99,6 +99,12 @@ DIFFUSION = {
 ACT = {
     "chunk_size": 6, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1,
     "n_decoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
+}  # fmt: skip
+VQBET = {
+    "n_obs_steps": 2, "n_action_pred_token": 3, "action_chunk_size": 3, "crop_shape": (28, 28), "vqvae_n_embed": 4,
+    "vqvae_embedding_dim": 8, "vqvae_enc_hidden_dim": 16, "gpt_block_size": 32, "gpt_input_dim": 32,
+    "gpt_output_dim": 32, "gpt_n_layer": 1, "gpt_n_head": 2, "gpt_hidden_dim": 32, "use_group_norm": True,
+    "pretrained_backbone_weights": None, "spatial_softmax_num_keypoints": 4,
 }  # fmt: skip
 
 

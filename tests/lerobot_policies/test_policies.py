@@ -209,6 +209,24 @@ def test_act_with_ensembling_is_asked_at_every_step(tmp_path: Path) -> None:
         np.testing.assert_array_equal(chunk.actions, expected.detach().numpy())
 
 
+def test_vqbet_keeps_its_own_past_and_shows_its_transformer(tmp_path: Path) -> None:
+    from .small import VQBET, save
+
+    folder = save("vqbet", tmp_path / "v", cameras=("top",), **VQBET)
+    mine, theirs = load_policy(folder), load_policy(folder)
+    mine.reset(4)
+    chunks = [mine.infer(seen(seed))[0] for seed in range(7)]
+    theirs.policy.reset()
+    torch.manual_seed(4)
+    for seed, chunk in enumerate(chunks):
+        with torch.inference_mode():
+            expected = theirs.inputs.after(theirs.policy.select_action(theirs.inputs.ready(seen(seed))))
+        np.testing.assert_array_equal(chunk.actions, expected.numpy())
+    assert chunks[0].features is not None and chunks[0].features.shape == (32,)
+    np.testing.assert_array_equal(chunks[0].features, chunks[1].features)  # nothing was encoded in between
+    assert not np.array_equal(chunks[0].features, chunks[3].features)
+
+
 def test_steering_act_says_what_is_possible(act: Path) -> None:
     from failwise.agent import PolicyAgent
 

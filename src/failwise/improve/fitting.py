@@ -242,7 +242,7 @@ def load_compact(folder: Path) -> CompactVLA:
     policy = load_policy(folder)
     if not isinstance(policy, CompactVLA):
         raise CheckpointError(
-            f"{folder} holds a {policy.spec.kind!r} policy; improve trains compact ones. Policies of LeRobot learn from "
+            f"{folder} holds a {policy.spec.kind!r} policy; improve trains compact ones. Those of LeRobot learn from "
             "failures by lerobot-train --policy.type=failwise_smolvla or failwise_diffusion"
         )
     return policy
