@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = ["small.py"] + (
-    [] if find_spec("lerobot") else ["test_policies.py", "test_plugin.py", "test_parity.py"]
-)
+collect_ignore_glob = [] if find_spec("lerobot") else ["*.py"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -210,6 +210,13 @@ def test_a_policy_that_needs_another_camera_stops_the_run(tmp_path):
     assert len(EpisodeStore(tmp_path / "out")) == 0
 
 
+def test_a_policy_of_another_action_space_stops_the_run_in_one_line(tmp_path):
+    items = [RolloutItem("tiny/reach", seed, seed, "a", "random:4") for seed in range(3)]
+    with pytest.raises(SetupError, match="random:4 gives actions of 4 numbers, tiny/reach takes 3: this policy is for"):
+        collect(items, tmp_path / "run", workers=2, title="a")
+    assert EpisodeStore(tmp_path / "run").metas() == []
+
+
 def test_a_checkpoint_that_was_replaced_is_read_again(tmp_path):
     options = RolloutOptions(env_options={"step_limit": 4})
     for seed, arm in enumerate(("old", "new")):

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -286,7 +287,8 @@ def test_a_port_that_is_taken_is_a_line(monkeypatch):
     with serving(Served("echo")) as (_, port):
         second = PolicyServer(Served("echo"), ServerOptions(port=port))
         with pytest.raises(SetupError, match=f"cannot listen on 127.0.0.1 port {port}.*choose another --port"):
-            asyncio.run(second.run())
+            # In a thread of its own: where browser tests ran before in this process, this one has a running loop.
+            ThreadPoolExecutor(1).submit(lambda: asyncio.run(second.run())).result()
 
 
 @pytest.mark.parametrize(

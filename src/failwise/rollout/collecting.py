@@ -81,6 +81,7 @@ def run_item(item: RolloutItem, out: str, options: RolloutOptions) -> EpisodeMet
 
     env = environment(item.env_id, **options.env_options)
     agent = _agents.get(f"{item.agent} {_stamp(item.agent)}", lambda: load_agent(item.agent))
+    _check_fit(agent, env, item)
     watch = None
     if item.monitor:
         key = f"{item.monitor} {_stamp(item.monitor)} {item.on_alarm} {item.agent} {_stamp(item.agent)}"
@@ -206,6 +207,24 @@ def _check_takeovers(wanted: set[tuple[str, str, TakeoverOptions]]) -> None:
     """Load each once, and see that each environment can do what it needs, before any worker starts."""
     for env_id, recover, options in sorted(wanted, key=str):
         load_takeover(recover, options).begin(environment(env_id))
+
+
+def _check_fit(agent: Any, env: Environment, item: RolloutItem) -> None:
+    """A policy for another robot is refused before its first step, not recorded as so many failed episodes.
+
+    Raises:
+        SetupError: its actions are of another width than the environment's.
+    """
+    policy = getattr(agent, "policy", None)
+    given = (
+        policy.spec.action_dim if policy is not None and not hasattr(policy, "probe") else 0
+    )  # probed ones are known
+    taken = len(env.spec.action_low)
+    if given and given != taken:
+        raise SetupError(
+            f"{item.agent} gives actions of {given} numbers, {item.env_id} takes {taken}: "
+            "this policy is for another robot or another action space"
+        )
 
 
 def _check_setup(pairs: set[tuple[str, str]]) -> None:
