@@ -57,13 +57,14 @@ def policy(tmp_path_factory):
     return saved_policy(tmp_path_factory.mktemp("policy"), seed=0)
 
 
-def saved_policy(folder, seed, cameras=("robot", "top")):
+def saved_policy(folder, seed, cameras=("robot", "top"), actions=3):
     torch.manual_seed(seed)
     config = CompactConfig(
-        cameras=dict.fromkeys(cameras, (32, 32)), state_dim=5, action_dim=3, horizon=4, execute=4, width=32,
+        cameras=dict.fromkeys(cameras, (32, 32)), state_dim=5, action_dim=actions, horizon=4, execute=4, width=32,
         attention_heads=2, conv_channels=(8, 8, 8), backbone_layers=1, expert_layers=1, denoising_steps=2,
     )  # fmt: skip
-    scale = (torch.zeros(5), torch.ones(5), torch.zeros(3), torch.ones(3), -torch.ones(3), torch.ones(3))
+    one = torch.ones(actions)
+    scale = (torch.zeros(5), torch.ones(5), 0 * one, one, -one, one.clone())
     policy = CompactVLA(config, Normaliser(*scale))
     policy.text.load_state_dict({"move to the red disc": torch.randn(5, 384).half()})
     policy.save(folder)
@@ -211,8 +212,9 @@ def test_a_policy_that_needs_another_camera_stops_the_run(tmp_path):
 
 
 def test_a_policy_of_another_action_space_stops_the_run_in_one_line(tmp_path):
-    items = [RolloutItem("tiny/reach", seed, seed, "a", "random:4") for seed in range(3)]
-    with pytest.raises(SetupError, match="random:4 gives actions of 4 numbers, tiny/reach takes 3: this policy is for"):
+    other = str(saved_policy(tmp_path / "policy", 0, actions=4))
+    items = [RolloutItem("tiny/reach", seed, seed, "a", other) for seed in range(3)]
+    with pytest.raises(SetupError, match="gives actions of 4 numbers, tiny/reach takes 3: this policy is for another"):
         collect(items, tmp_path / "run", workers=2, title="a")
     assert EpisodeStore(tmp_path / "run").metas() == []
 

@@ -210,17 +210,16 @@ def _check_takeovers(wanted: set[tuple[str, str, TakeoverOptions]]) -> None:
 
 
 def _check_fit(agent: Any, env: Environment, item: RolloutItem) -> None:
-    """A policy for another robot is refused before its first step, not recorded as so many failed episodes.
+    """A checkpoint for another robot is refused before its first step, not recorded as so many failed episodes.
 
     Raises:
         SetupError: its actions are of another width than the environment's.
     """
     policy = getattr(agent, "policy", None)
-    given = (
-        policy.spec.action_dim if policy is not None and not hasattr(policy, "probe") else 0
-    )  # probed ones are known
-    taken = len(env.spec.action_low)
-    if given and given != taken:
+    if policy is None or policy.spec.kind == "random" or hasattr(policy, "probe"):  # no checkpoint, or asked before
+        return
+    given, taken = policy.spec.action_dim, len(env.spec.action_low)
+    if given != taken:
         raise SetupError(
             f"{item.agent} gives actions of {given} numbers, {item.env_id} takes {taken}: "
             "this policy is for another robot or another action space"
