@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from failwise.policies.lerobot.batch import Inputs
-from failwise.policies.lerobot.flow import FlowPolicy
-from failwise.policies.lerobot.heads import Heads
+from failwise.policies.lerobot.flow import EXPERT, FlowPolicy
 from failwise.protocols import Steering
 from failwise.steer import AFIL, Several, Unsteered, sample
 
@@ -52,11 +51,10 @@ def smolvla(device: str) -> FlowPolicy:
         policy = get_policy_class("smolvla")(config).to(device).eval()
     finally:
         smolvlm_with_expert.AutoConfig, smolvlm_with_expert.AutoProcessor = original
-    opened = FlowPolicy(policy, Inputs(config, None, None, {}))
-    own = opened.heads.own
-    other = {name: weight + 0.01 * torch.randn_like(weight) for name, weight in own.items()}
-    opened.heads = Heads(opened.step, "core.", own, {"failure": other})
-    return opened
+    own = {name: weight for name, weight in policy.model.named_parameters() if name.startswith(EXPERT)}
+    other = {name: (weight + 0.01 * torch.randn_like(weight)).detach() for name, weight in own.items()}
+    policy.extra_heads = lambda: {"failure": other}
+    return FlowPolicy(policy, Inputs(config, None, None, {}))
 
 
 def batch(device: str) -> dict[str, torch.Tensor]:
