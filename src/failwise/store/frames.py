@@ -7,6 +7,8 @@ place of each image follows from its camera and look, and a few images cost a fe
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +32,23 @@ _ROWS_A_GROUP = 16
 
 
 def encode_png(image: ImageHW3) -> bytes:
-    """A uint8 (h, w, 3) image as PNG, exactly. Fast rather than small: this is on the recorder's budget."""
-    sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "PNG", compress_level=1)
-    return sink.getvalue()
+    """A uint8 (h, w, 3) image as PNG, exactly. Fast rather than small: this is on the recorder's budget.
+
+    Every row is stored as differences to the pixel on its left (PNG's filter 1). Pillow's writer tries all five filters
+    on every row: two to three times the time, for files of about the same size.
+    """
+    height, width, _ = image.shape
+    pixels = np.ascontiguousarray(image).reshape(height, 3 * width)
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 1
+    rows[:, 1:4] = pixels[:, :3]
+    np.subtract(pixels[:, 3:], pixels[:, :-3], out=rows[:, 4:])
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB, not interlaced
+    parts = ((b"IHDR", header), (b"IDAT", squeeze.compress(rows.data) + squeeze.flush()), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in parts
+    )
 
 
 def decode_png(content: bytes) -> ImageHW3:
