@@ -126,7 +126,7 @@ def curve(
     The held-out loss is ``fit``'s own on one fixed draw: 128 observations, 8 times and noises each, no image shift.
     """
     fixed = FitOptions(batch=128, copies=8, shift=0, seed=1)
-    samplers = training._prepare(policy, [Source(held_out)], fixed)
+    samplers = training._prepare(policy, [Source(held_out)], fixed, training.training_device(fixed.device))
     found: list[tuple[int, float]] = []
     door = Door()
     loss = door._loss

@@ -9,11 +9,12 @@ import pytest
 import torch
 from chunk_data import made_up, same_weights, small_policy
 
-from failwise.errors import CheckpointError, DataError
+from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn import fit as module
 from failwise.learn.fit import Source, fit
 from failwise.learn.options import FitOptions
 
+CPU = torch.device("cpu")
 OPTIONS = FitOptions(steps=14, batch=6, copies=2, learning_rate=3e-3, warmup=3, shift=2, save_every=5, seed=1)
 DATA = made_up([("reach", "success", range(0, 20, 2)), ("push", "success", range(0, 12, 2))])
 
@@ -94,7 +95,7 @@ def test_the_loss_of_two_sources_is_their_weighted_sum():
         Source(other, head="failure", share=2, stop_gradient=True, loss_weight=0.5),
     ]  # fmt: skip
     options = replace(OPTIONS, batch=8, shift=0)
-    samplers = module._prepare(policy, sources, options)
+    samplers = module._prepare(policy, sources, options, CPU)
     assert [s.size for s in samplers] == [4, 2, 2]
     assert [s.weight for s in samplers] == pytest.approx([4 / 6, 2 / 6, 0.5])
     with torch.no_grad():
@@ -109,7 +110,7 @@ def test_the_loss_of_two_sources_is_their_weighted_sum():
 def test_samples_come_by_their_weights():
     weights = np.zeros(len(DATA))
     weights[[3, 12]] = 1, 3
-    [sampler] = module._prepare(small_policy(), [Source(DATA, weights=weights)], OPTIONS)
+    [sampler] = module._prepare(small_policy(), [Source(DATA, weights=weights)], OPTIONS, CPU)
     picks = np.searchsorted(sampler.cumulative, np.random.default_rng(0).random(4000))
     rows, counts = np.unique(picks, return_counts=True)
     assert rows.tolist() == [3, 12] and counts[1] / 4000 == pytest.approx(0.75, abs=0.03)
@@ -126,7 +127,7 @@ def test_steps_that_no_episode_had_are_not_imitated():
     options = replace(OPTIONS, steps=1, shift=0)
     losses = []
     for actions in (garbage, clean):
-        samplers = module._prepare(policy, [Source(replace(DATA, actions=actions, valid=valid))], options)
+        samplers = module._prepare(policy, [Source(replace(DATA, actions=actions, valid=valid))], options, CPU)
         losses.append(module._loss(policy, policy.network, samplers, options, 0).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # the output starts at zero, so no step reads another
 
@@ -191,3 +192,27 @@ def test_a_resumed_run_has_the_same_notes(tmp_path):
 def test_a_batch_smaller_than_the_number_of_sources():
     with suppress(DataError):  # to refuse it would do as well
         fit(small_policy(), [Source(DATA)] * 3, replace(OPTIONS, batch=1, steps=1), quiet=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what is missing where there is no GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(SetupError, match="no CUDA device here"):
+        fit(small_policy(), [Source(DATA)], replace(OPTIONS, device="cuda"), quiet=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_what_the_processor_learns(monkeypatch, tmp_path):
+    policy = small_policy(heads=("success", "failure"))
+    sources = [Source(DATA), Source(DATA, head="failure", stop_gradient=True)]
+    here, there = (fit(policy, sources, replace(OPTIONS, device=d), quiet=True) for d in ("cpu", "cuda"))
+    assert there.notes["final_loss"] == pytest.approx(here.notes["final_loss"], rel=0.02), (
+        "bfloat16, but the same noise"
+    )
+    assert all(p.device.type == "cpu" for p in there.network.parameters())
+    with monkeypatch.context() as patch:
+        interrupted(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            fit(policy, sources, replace(OPTIONS, device="cuda"), scratch=tmp_path, quiet=True)
+    resumed = fit(policy, sources, replace(OPTIONS, device="cuda"), scratch=tmp_path, quiet=True)
+    assert resumed.notes["final_loss"] == pytest.approx(there.notes["final_loss"], rel=0.02)
+    assert policy.network.training is False and next(policy.network.parameters()).device.type == "cpu"

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from failwise.errors import DataError
+from failwise.errors import DataError, SetupError
 from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
 from failwise.learn.objective import noised
@@ -81,16 +81,17 @@ def fit(
         DataError: a source is empty or does not fit the policy, or the loss is not finite.
         CheckpointError: the checkpoint in ``scratch`` is damaged or of another training.
     """
-    network = copy.deepcopy(policy.network).train()
+    device = training_device(options.device)
+    network = copy.deepcopy(policy.network).train().to(device)
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.95), fused=True
     )
     weights: list[Tensor] = [p.detach() for p in parameters]
     average = [w.clone() for w in weights]
-    samplers = _prepare(policy, sources, options)
+    samplers = _prepare(policy, sources, options, device)
     open_heads = sorted({policy.config.heads.index(s.head) for s in sources if not s.stop_gradient})
-    about = {k: v for k, v in vars(options).items() if k != "save_every"}
+    about = {k: v for k, v in vars(options).items() if k not in ("save_every", "device")}
     changing = {f"network.{k}": v for k, v in network.state_dict().items()}
     changing |= {f"average.{i:04d}": v for i, v in enumerate(average)}
     start, smooth = resume_training(scratch, changing, optimiser, about) if scratch else (0, float("nan"))
@@ -115,6 +116,7 @@ def fit(
     with torch.no_grad():
         for p, mean in zip(parameters, average, strict=True):
             p.copy_(mean)
+    network.cpu()
     notes = {**policy.notes, "final_loss": smooth, "steps": options.steps}
     return CompactVLA(policy.config, policy.normaliser, network, policy.text, notes)
 
@@ -124,23 +126,16 @@ def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], option
     random = np.random.default_rng((options.seed, step))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
     picks = [np.searchsorted(s.cumulative, random.random(s.size)) for s in samplers]
-    images = {
-        camera: pixels_to_float(
-            torch.from_numpy(
-                shifted(
-                    np.concatenate([s.source.data.images[camera][i] for s, i in zip(samplers, picks, strict=True)]),
-                    options.shift,
-                    random,
-                )
-            )
-        )
-        for camera in policy.config.cameras
-    }
+    device = samplers[0].states.device
+    images = {}
+    for camera in policy.config.cameras:
+        seen = np.concatenate([s.source.data.images[camera][i] for s, i in zip(samplers, picks, strict=True)])
+        images[camera] = pixels_to_float(torch.from_numpy(shifted(seen, options.shift, random)).to(device))
     states = torch.cat([s.states[i] for s, i in zip(samplers, picks, strict=True)])
-    sentences = [torch.from_numpy(s.source.data.sentence[i]) for s, i in zip(samplers, picks, strict=True)]
+    sentences = [torch.from_numpy(s.source.data.sentence[i]).to(device) for s, i in zip(samplers, picks, strict=True)]
     text = torch.cat([s.text[i] for s, i in zip(samplers, sentences, strict=True)])
     text_mask = torch.cat([s.text_mask[i] for s, i in zip(samplers, sentences, strict=True)])
-    total = torch.zeros(())
+    total = torch.zeros((), device=device)
     opened = sum(s.size for s in samplers if not s.source.stop_gradient)  # _prepare puts these first
 
     def encode(rows: slice) -> tuple[Tensor, Tensor]:
@@ -148,7 +143,7 @@ def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], option
         prefix, mask = network.backbone(pictures, states[rows], text[rows], text_mask[rows])
         return prefix, mask
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device.type)):
         parts = [encode(slice(opened))] if opened else []
         if opened < len(states):
             with torch.no_grad():  # nothing flows back from here, so nothing is kept for it
@@ -162,12 +157,14 @@ def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], option
             head = policy.config.heads.index(s.source.head)
             predicted = network.predict_shared(x, t, prefix[rows], mask[rows], head)
             error = (predicted.float() - target) ** 2
-            valid = torch.from_numpy(s.source.data.valid[pick])
+            valid = torch.from_numpy(s.source.data.valid[pick]).to(device)
             total = total + masked_mean(error, valid) * s.weight
     return total
 
 
-def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions) -> list[_Sampler]:
+def _prepare(
+    policy: CompactVLA, sources: Sequence[Source], options: FitOptions, device: torch.device
+) -> list[_Sampler]:
     if not sources:
         raise DataError("nothing to train on: no sources")
     if len(sources) > options.batch:
@@ -200,10 +197,10 @@ def _prepare(policy: CompactVLA, sources: Sequence[Source], options: FitOptions)
                 size=int(size),
                 weight=source.loss_weight * source.share / same_head,
                 cumulative=np.cumsum(weights / weights.sum()).clip(max=1.0),
-                states=policy.normaliser.state(torch.from_numpy(data.states)),
-                actions=policy.normaliser.action(torch.from_numpy(data.actions)),
-                text=text,
-                text_mask=text_mask,
+                states=policy.normaliser.state(torch.from_numpy(data.states)).to(device),
+                actions=policy.normaliser.action(torch.from_numpy(data.actions)).to(device),
+                text=text.to(device),
+                text_mask=text_mask.to(device),
             )
         )
         out[-1].cumulative[-1] = 1.0
@@ -218,6 +215,19 @@ def _schedule(step: int, options: FitOptions) -> float:
     return 0.05 + 0.475 * (1 + math.cos(math.pi * done))
 
 
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AMX); elsewhere it would be slower than float32."""
-    return bool(torch.cpu._is_amx_tile_supported())
+def fast_bfloat16(device: str = "cpu") -> bool:
+    """Whether it multiplies bfloat16 in hardware (AMX, or a GPU since Ampere); elsewhere it is slower than float32."""
+    return bool(torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported())
+
+
+def training_device(name: str) -> torch.device:
+    """The device that ``FitOptions.device`` names.
+
+    Raises:
+        SetupError: a GPU was asked for, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            "no CUDA device here, or a build of torch without CUDA: use --fit.device cpu, or install torch with CUDA"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

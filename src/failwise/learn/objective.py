@@ -20,8 +20,9 @@ def noised(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """N noised copies of normalised chunks: x (B, N, H, A), time (B, N), target (B, N, H, A)."""
     B, H, A = actions_BHA.shape
-    z = torch.randn(B, copies, H, A, generator=generator)
-    t = torch.rand(B, copies, generator=generator)
+    # Drawn where the generator is, which is the CPU: the same noise wherever training runs.
+    z = torch.randn(B, copies, H, A, generator=generator).to(actions_BHA.device)
+    t = torch.rand(B, copies, generator=generator).to(actions_BHA.device)
     a = actions_BHA[:, None]
     if config.prediction == "flow":
         s = t[..., None, None]

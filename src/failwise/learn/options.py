@@ -33,6 +33,8 @@ class FitOptions:
     """Seed of everything random in training."""
     save_every: int = 500
     """Steps between resumable checkpoints; 0 makes none."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: auto takes a GPU where there is one. The same seed gives the same bits on the CPU only."""
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,10 @@ def _state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    fused = all(group.get("fused") for group in optimiser.param_groups)
     for i, parameter in enumerate(_parameters(optimiser)):
         prefix = f"optimiser.{i:04d}."
         state = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
-        if state:  # its step count stays where AdamW keeps it, the moments go to the parameter's device
-            optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+        if state:  # AdamW keeps its step count on the CPU, unless it is fused; the moments lie beside the parameter
+            here = parameter.device
+            optimiser.state[parameter] = {k: v if k == "step" and not fused else v.to(here) for k, v in state.items()}
