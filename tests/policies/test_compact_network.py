@@ -220,3 +220,25 @@ def test_the_text_batch_pads_with_zeros():
 def test_shapes_that_cannot_be(changes, says):
     with pytest.raises(SetupError, match=says):
         small_config(**changes)
+
+
+def test_a_server_that_hears_ever_new_sentences_keeps_the_last_ones_and_those_of_the_checkpoint(monkeypatch):
+    from types import SimpleNamespace
+
+    from failwise.policies import text
+
+    asked = []
+
+    def model(**batch):
+        asked.append(batch["input_ids"])
+        return SimpleNamespace(last_hidden_state=torch.full((1, 2, text.TEXT_DIM), float(len(batch["input_ids"]))))
+
+    monkeypatch.setattr(text, "_encoder", lambda: (lambda sentences, **_: {"input_ids": sentences[0]}, model))
+    cache = TextCache(6, most=3)
+    cache.load_state_dict({"the checkpoint's own": torch.zeros(2, text.TEXT_DIM).half()})
+    for number in range(10):
+        cache.batch(["the checkpoint's own", "x" * number])
+    assert set(cache.state_dict()) == {"the checkpoint's own", "x" * 7, "x" * 8, "x" * 9}
+    states, _ = cache.batch(["x" * n for n in range(6)])  # more at once than it keeps
+    assert states[:, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert asked.count("x" * 9) == 1 and asked.count("x") == 2

@@ -39,11 +39,16 @@ def _encoder() -> tuple[Any, Any]:
 
 
 class TextCache:
-    """Token states by sentence. Sentences not seen before run the encoder once."""
+    """Token states by sentence. Sentences not seen before run the encoder once.
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
+    Of those that it encoded itself it keeps the last ``most``, so that a server whose clients say ever new things does
+    not grow; what came with a checkpoint stays.
+    """
+
+    def __init__(self, tokens: int, most: int = 2000) -> None:
+        self.tokens, self.most = tokens, most
         self._states: dict[str, Tensor] = {}  # sentence -> (n <= tokens, 384) float32
+        self._encoded: dict[str, None] = {}  # which of them were encoded here, the oldest first
 
     def __contains__(self, sentence: str) -> bool:
         return sentence in self._states
@@ -59,6 +64,10 @@ class TextCache:
             with torch.inference_mode():
                 # Stored as float16: rounding here keeps a cached and a fresh sentence identical.
                 self._states[sentence] = model(**batch).last_hidden_state[0].half().float().clone()
+            self._encoded[sentence] = None
+        for old in list(self._encoded)[: max(0, len(self._encoded) - self.most)]:
+            if old not in sentences:
+                del self._states[old], self._encoded[old]
 
     def batch(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States (B, T, 384), zero-padded, and mask (B, T), True where a token is real."""
