@@ -125,9 +125,12 @@ class PolicyAgent:
             raise EpisodeError("the policy returned actions that are not finite")
         return ActionChunk(actions[: self.execute], time.perf_counter() - start, features, info, drawn)
 
-    def looks_back(self, left: int) -> bool:
-        """Whether the policy wants to see this step too, ``left`` actions before its next inference."""
-        return bool(0 < left < self.policy.spec.history)
+    def looks_back(self, left: int, steps: int) -> bool:
+        """Whether the policy wants to see this step too, ``left`` actions before its next inference.
+
+        ``steps`` are left of the episode: where they end before that inference, nothing will look back.
+        """
+        return bool(0 < left < min(self.policy.spec.history, steps))
 
     def notice(self, observation: Observation) -> None:
         """Show the policy an observation at which it is not asked to act."""

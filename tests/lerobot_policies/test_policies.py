@@ -142,7 +142,7 @@ def test_diffusion_over_an_episode_is_lerobots_select_action(tmp_path: Path, sch
     for _ in range(11):  # nearly three chunks, each looking back one step
         if not pending:
             pending = list(agent.act(observation).actions)
-        elif agent.looks_back(len(pending)):  # type: ignore[union-attr]
+        elif agent.looks_back(len(pending), 99):  # type: ignore[union-attr]
             agent.notice(observation)  # type: ignore[union-attr]
         action = pending.pop(0)
         with torch.inference_mode():

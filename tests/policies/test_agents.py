@@ -1,6 +1,7 @@
 """Agents: what a spec stands for, folders that come back whole, experts with faults, actions that are no numbers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,3 +204,12 @@ def test_the_mixed_expert_errs_within_bounds_and_by_its_seed():
 def test_an_expert_needs_an_environment_that_has_one():
     with pytest.raises(SetupError, match="has no scripted expert"):
         ExpertAgent().begin(None, 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "steps", "wanted"), [(0, 9, False), (1, 9, True), (2, 9, False), (1, 1, False), (1, 2, True)]
+)
+def test_a_step_is_shown_where_an_inference_will_look_back_to_it(left, steps, wanted):
+    """One action before the next inference, unless the episode ends before that."""
+    agent = SimpleNamespace(policy=SimpleNamespace(spec=SimpleNamespace(history=2)))
+    assert PolicyAgent.looks_back(agent, left, steps) is wanted

@@ -118,7 +118,7 @@ def run_episode(
         fresh, chunk, verdict, helping = 0, None, None, False
         actor, decision = agent.actor, "go on"
         while step < spec.step_limit:
-            helped, stage = None, _next_condition(spec.conditions, conditions)
+            helped, stage, left = None, _next_condition(spec.conditions, conditions), spec.step_limit - step
             if takeover is not None and actor == agent.actor:
                 alarm = verdict is not None and verdict.alarm
                 helped = takeover.act(step, observation, stage, alarm)
@@ -128,7 +128,11 @@ def run_episode(
             if infer:
                 chunk = agent.act(observation)
                 pending, fresh = list(chunk.actions), step
-            elif helped is None and isinstance(agent, PolicyAgent) and agent.looks_back(len(pending)):
+            elif (
+                helped is None
+                and isinstance(agent, PolicyAgent)
+                and agent.looks_back(len(pending), spec.step_limit - step)
+            ):
                 agent.notice(observation)
             if watch is not None and helped is None and actor != Actor.RECOVERY:
                 verdict = watch.see(step, pending[0], chunk if infer else None)
