@@ -31,25 +31,48 @@ def small_paligemma() -> PaliGemmaConfig:
 
 
 @pytest.fixture(scope="module", params=["pi0", "pi05"])
-def policy(request) -> Any:
+def kind(request) -> Any:
+    """The name of a policy that is small while this lasts."""
     module = importlib.import_module(f"lerobot.policies.{request.param}.modeling_{request.param}")
-    from lerobot.policies.factory import get_policy_class, make_policy_config
-
     patch = pytest.MonkeyPatch()
     size = module.GemmaConfig(width=WIDTH, depth=2, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=16)
     patch.setattr(module, "get_gemma_config", lambda variant: size)
     plain = SiglipVisionConfig.__setattr__
     patch.setattr(SiglipVisionConfig, "__setattr__", lambda self, name, value: plain(self, name, KEPT.get(name, value)))
     patch.setattr(module, "CONFIG_MAPPING", {"paligemma": small_paligemma, "gemma": GemmaConfig})
-    inputs, outputs = features()
-    config = make_policy_config(
-        request.param, input_features=inputs, output_features=outputs, device="cpu", chunk_size=6, n_action_steps=4,
-        max_state_dim=8, max_action_dim=8, num_inference_steps=5, image_resolution=(28, 28),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    made = get_policy_class(request.param)(config).eval()
-    yield made
+    yield request.param
     patch.undo()
+
+
+def made(kind: str, **options: Any) -> Any:
+    """A policy of this kind with random weights."""
+    from lerobot.policies.factory import get_policy_class, make_policy_config
+
+    import lerobot_policy_failwise  # noqa: F401 - registers the dual ones
+
+    inputs, outputs = features()
+    given: dict[str, Any] = {
+        "device": "cpu", "chunk_size": 6, "n_action_steps": 4, "max_state_dim": 8, "max_action_dim": 8,
+        "num_inference_steps": 5, "image_resolution": (28, 28),
+    }  # fmt: skip
+    config = make_policy_config(kind, input_features=inputs, output_features=outputs, **(given | options))
+    torch.manual_seed(0)
+    return get_policy_class(kind)(config).eval()
+
+
+@pytest.fixture(scope="module")
+def policy(kind: str) -> Any:
+    return made(kind)
+
+
+@pytest.fixture(scope="module")
+def dual(kind: str) -> Any:
+    """With a failure expert that differs from the acting one."""
+    policy = made(f"failwise_{kind}")
+    with torch.no_grad():
+        for weight in policy.failure.parameters():
+            weight.add_(0.05)
+    return policy
 
 
 @pytest.fixture
@@ -95,3 +118,64 @@ def test_two_experts_rows_and_samples(policy: Any, batch: dict[str, torch.Tensor
     assert (both[0] - both[1]).abs().mean() > 1e-4
     second = mine.predict(noisy[1:], t, context.select(torch.tensor([1])), ("success",))[0, 0]
     torch.testing.assert_close(both[0, 1], second, atol=1e-5, rtol=1e-4)
+
+
+def chunk(policy: Any, batch: dict[str, torch.Tensor], alpha: float) -> torch.Tensor:
+    policy.config.alpha = alpha
+    torch.manual_seed(3)
+    with torch.no_grad():
+        return policy.predict_action_chunk(dict(batch))
+
+
+def test_a_failure_expert_beside_pi_steers_from_alpha_zero_on(dual: Any, batch: dict[str, torch.Tensor]) -> None:
+    parent = next(c for c in type(dual).__mro__ if c.__module__.startswith("lerobot."))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        plain = parent.predict_action_chunk(dual, dict(batch))
+    assert torch.equal(chunk(dual, batch, 0.0), plain), "to the last bit"
+    guided = chunk(dual, batch, 0.01)
+    assert guided.shape == plain.shape == (2, 6, 3) and not torch.equal(guided, plain)
+    assert not torch.equal(chunk(dual, batch, 0.02), guided), "the guidance is not yet at its clamp"
+    assert not any(".lm_head." in name.replace("/", ".") for name in dual.failure.state_dict()), "nothing reads it"
+
+
+def test_its_checkpoint_comes_back_and_a_plain_one_begins_it(
+    kind: str, policy: Any, dual: Any, batch: dict[str, torch.Tensor], tmp_path: Any
+) -> None:
+    dual.save_pretrained(tmp_path / "dual")
+    again = type(dual).from_pretrained(tmp_path / "dual")
+    before, after = dual.state_dict(), again.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(chunk(again, batch, 1.0), chunk(dual, batch, 1.0))
+    policy.save_pretrained(tmp_path / "plain")
+    begun = made(f"failwise_{kind}", base=str(tmp_path / "plain"))
+    assert begun.config.base == ""
+    theirs = policy.state_dict()
+    assert all(torch.equal(begun.state_dict()[name], weight) for name, weight in theirs.items())
+    for name, weight in begun.failure.weights().items():
+        assert torch.equal(weight, theirs[f"model.{name}"]), name
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        type(dual).from_pretrained(tmp_path / "dual", config=made(f"failwise_{kind}", max_action_dim=16).config)
+
+
+def test_it_learns_the_failed_chunks_and_nothing_else_moves(dual: Any, batch: dict[str, torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    given = batch | {
+        "action": torch.linspace(-1, 1, 6)[None, :, None].expand(2, 6, 3).clone(),
+        "action_is_pad": torch.zeros(2, 6, dtype=torch.bool),
+    }
+    before = {n: p.detach().clone() for n, p in dual.named_parameters()}
+    optimiser = torch.optim.Adam(dual.parameters(), lr=3e-3)
+    losses = []
+    dual.train()
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = dual.failure_loss(dict(given))
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        assert dual.training
+    dual.eval()
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    moved = {n for n, p in dual.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(name.startswith("failure.") for name in moved)

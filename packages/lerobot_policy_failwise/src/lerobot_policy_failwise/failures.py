@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
 from torch.utils.data import DataLoader, SubsetRandomSampler
@@ -90,11 +89,3 @@ def failed_rows(data: LeRobotDataset, options: DualHeads) -> list[int]:
             f"--policy.failures {options.failures} holds no failed episode: there is nothing to steer away from"
         )
     return rows
-
-
-def beta_time(rows: int, device: Any) -> torch.Tensor:
-    """LeRobot's distribution of flow times for SmolVLA, float32 (rows,)."""
-    from lerobot.policies.common.flow_matching import sample_time_beta
-
-    time: torch.Tensor = sample_time_beta(rows, device, alpha=1.5, beta=1.0, scale=0.999, offset=0.001)
-    return time

@@ -94,7 +94,7 @@ class FlowPolicy:
         config = policy.config
         self.steps = int(getattr(config, "num_steps", 0) or getattr(config, "num_inference_steps", 0) or 10)
         self.step = _Step(self.core)
-        own = {n: p for n, p in self.core.named_parameters() if n.startswith(EXPERT)}
+        own = expert_weights(self.core)
         more = policy.extra_heads() if hasattr(policy, "extra_heads") else {}
         self.heads = Heads(self.step, "core.", own, more)
         width = int(config.max_action_dim)
@@ -175,6 +175,15 @@ class FlowPolicy:
         return (1.0 - t).to(like.device, torch.float32)
 
 
+def expert_weights(core: nn.Module) -> dict[str, nn.Parameter]:
+    """The action expert's weights by their names in ``policy.model``, without the word head that nothing reads.
+
+    pi0 shows the proprioception to its expert, SmolVLA and pi05 to the vision-language model, which all experts share.
+    """
+    own = (*EXPERT, "state_proj.") if hasattr(core, "paligemma_with_expert") else EXPERT
+    return {n: p for n, p in core.named_parameters() if n.startswith(own) and ".lm_head." not in n}
+
+
 class _Step(nn.Module):
     """The policy's own denoising step as a module's forward, which also gives the expert's last hidden states."""
 
@@ -247,4 +256,4 @@ def _rows(value: Any, tensor: Any, cache: Any) -> Any:
     return value
 
 
-__all__ = ["ACTING", "EXPERT", "FlowContext", "FlowPolicy", "copy_cache"]
+__all__ = ["ACTING", "FlowContext", "FlowPolicy", "copy_cache", "expert_weights"]

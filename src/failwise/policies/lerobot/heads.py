@@ -49,7 +49,7 @@ class Heads:
         if unknown := [h for h in heads if h not in self.names]:
             raise CheckpointError(
                 f"this policy has no head {unknown[0]!r}, only {', '.join(self.names)}; "
-                "train one with lerobot-train --policy.type=failwise_smolvla or failwise_diffusion"
+                "train one with lerobot-train --policy.type=failwise_smolvla (or _pi0, _pi05, _diffusion)"
             )
         if heads == (ACTING,):
             prediction, hidden = self._module(*args)
