@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from failwise.policies.lerobot.batch import Inputs
-from failwise.policies.lerobot.flow import EXPERT, FlowPolicy
+from failwise.policies.lerobot.flow import FlowPolicy, expert_weights
 from failwise.protocols import Steering
 from failwise.steer import AFIL, Several, Unsteered, sample
 
@@ -51,7 +51,7 @@ def smolvla(device: str) -> FlowPolicy:
         policy = get_policy_class("smolvla")(config).to(device).eval()
     finally:
         smolvlm_with_expert.AutoConfig, smolvlm_with_expert.AutoProcessor = original
-    own = {name: weight for name, weight in policy.model.named_parameters() if name.startswith(EXPERT)}
+    own = expert_weights(policy.model)
     other = {name: (weight + 0.01 * torch.randn_like(weight)).detach() for name, weight in own.items()}
     policy.extra_heads = lambda: {"failure": other}
     return FlowPolicy(policy, Inputs(config, None, None, {}))

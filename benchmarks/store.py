@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from failwise.types import EpisodeMeta, Outcome, StepRecord
 from figures import announce
 
 CAMERAS = {"corner": (96, 96), "gripper": (96, 96)}
+LINKS = 30_000  # names of one file
 LISTING = """
 import resource, sys, time
 from failwise.store import EpisodeStore
@@ -97,7 +99,11 @@ def copies(store: EpisodeStore, n: int) -> None:
         folder = store.path / name
         folder.mkdir()
         for file in ("steps.parquet", "chunks.parquet"):
-            os.link(source / file, folder / file)
+            if seed % LINKS == 0:  # a file can have only so many names: 65,000 on ext4
+                shutil.copy(source / file, folder / file)
+            else:
+                os.link(source / file, folder / file)
+        source = folder if seed % LINKS == 0 else source
         content = (json.dumps(meta(name, seed, 40, 0).model_dump(mode="json")) + "\n").encode()
         (folder / "meta.json").write_bytes(content)
         manifest["meta.json"] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
