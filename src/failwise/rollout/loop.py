@@ -118,7 +118,7 @@ def run_episode(
         fresh, chunk, verdict, helping = 0, None, None, False
         actor, decision = agent.actor, "go on"
         while step < spec.step_limit:
-            helped, stage, left = None, _next_condition(spec.conditions, conditions), spec.step_limit - step
+            helped, stage = None, _next_condition(spec.conditions, conditions)
             if takeover is not None and actor == agent.actor:
                 alarm = verdict is not None and verdict.alarm
                 helped = takeover.act(step, observation, stage, alarm)
