@@ -9,6 +9,8 @@ from failwise.envs import StaleObservationError, make_env
 from failwise.envs.conformance import assert_conforms
 from failwise.envs.metaworld.env import TASKS, wordings
 from failwise.errors import EpisodeError, SetupError, UnknownNameError
+from failwise.policies import shipped
+from failwise.rollout import RolloutItem, RolloutOptions, collect
 
 pytestmark = pytest.mark.metaworld
 
@@ -156,6 +158,47 @@ def test_a_closed_renderer_does_not_damage_the_next():
     again = make_env("metaworld/pick-place")
     assert np.array_equal(again.reset(seed=5)[0].images["corner"], first_picture)
     assert before.std() > 10
+
+
+def test_environments_in_one_process_do_not_show_each_others_pictures():
+    """A worker goes from task to task, and what it looked at last may not be what it sees first in the next one."""
+    envs = [
+        make_env("metaworld/pick-place"), make_env("metaworld/stick-push"),
+        make_env("metaworld/pick-place", image_size=64),
+    ]  # fmt: skip
+
+    def look(which: int, camera: str, seed: int = 5):
+        return envs[which].reset(seed=seed)[0].images[camera].copy()
+
+    known = {}
+    for which in range(3):
+        for camera in ("corner", "gripper"):
+            look(which, camera)
+            known[which, camera] = look(which, camera)  # right after another look of its own
+    for camera in ("corner", "gripper"):
+        assert not np.array_equal(known[0, camera], known[1, camera])
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        which, camera = int(random.integers(3)), ("corner", "gripper")[random.integers(2)]
+        assert np.array_equal(look(which, camera), known[which, camera]), (which, camera)
+    for env in envs:
+        env.close()
+
+
+def test_an_episode_does_not_depend_on_what_the_process_ran_before(tmp_path):
+    options = RolloutOptions(env_options={"step_limit": 17})
+    tasks = [f"metaworld/{task}" for task in ("pick-place", "stick-push", "basketball")]
+    items = [RolloutItem(task, seed, seed, "base", str(shipped("metaworld-base"))) for seed in (1, 2) for task in tasks]
+    ways = {"tasks in turn": items, "task by task": sorted(items, key=lambda i: i.env_id), "backwards": items[::-1]}
+    contents = {}
+    for name, some in ways.items():
+        store = tmp_path / name
+        collect(some, store, workers=1, options=options, quiet=True)
+        contents[name] = {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
+    first = contents.pop("tasks in turn")
+    assert len(first) >= 3 * len(items)
+    for name, others in contents.items():
+        assert others == first, name
 
 
 def test_the_scene_moves_in_the_picture(env):

@@ -68,7 +68,6 @@ class FastRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._mjr: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
 
     def render(self, data: mujoco.MjData, camera_id: int, upside_down: bool = False) -> NDArray[np.uint8]:
         """One picture, uint8 (height, width, 3), row 0 at the top.
@@ -83,6 +82,8 @@ class FastRenderer:
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
         pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
+        # Every time: another model's renderer may have read last, and then its picture would be read once more here.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
         mujoco.mjr_render(self._rect, self._scene, self._mjr)
         mujoco.mjr_readPixels(pixels, None, self._rect, self._mjr)
         # OpenGL's first row is the bottom one; an upside-down camera is therefore already upright.
