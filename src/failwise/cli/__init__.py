@@ -33,7 +33,7 @@ VERBS = {
     "list": "name what is there: failwise list envs|policies|methods",
     "doctor": "check this machine, with the line that mends what is missing",
     "demo": "the whole job in small on Meta-World, in minutes",
-    "store": "check, repair, count, pack or join recorded episodes; datasets of LeRobot in both directions",
+    "store": "check, repair, count, pack or join recorded episodes; LeRobot in both directions, robomimic and RLDS in",
 }
 
 # What the disk or its rights refuse is never a bug here, whichever call met it first.

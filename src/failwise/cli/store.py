@@ -1,21 +1,29 @@
-"""``failwise store``: check, repair, count, pack or join recorded episodes; take them to LeRobot and back."""
+"""``failwise store``: check, repair, count, pack or join recorded episodes; take them to other tools and back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from failwise.cli.export import store_export
 from failwise.cli.options import existing_folder, parse, parse_with, writable_folder
 from failwise.errors import SetupError
-from failwise.exchange import ImportOptions
+from failwise.exchange import (
+    ImportOptions,
+    RldsOptions,
+    RobomimicOptions,
+    import_lerobot,
+    import_rlds,
+    import_robomimic,
+)
 
 if TYPE_CHECKING:
+    from failwise.exchange import Imported
     from failwise.store import EpisodeStore
 
 
@@ -23,14 +31,15 @@ if TYPE_CHECKING:
 class Store:
     """Check, repair, count, pack or join recorded episodes: those of a store, or of every store below a folder.
 
-    'failwise store export --help' and 'failwise store import --help' show how to write and read datasets of LeRobot.
+    'failwise store export --help' and 'failwise store import --help' show how to write and read what other tools use.
     """
 
     action: Positional[Literal["check", "repair", "stats", "compact", "merge", "export", "import"]]
     """check: verify checksums, shapes and counts. repair: put damaged episodes into quarantine and clear what
     killed writers left; nothing that was recorded is deleted. stats: count by task, arm and outcome. compact: put many
     episodes into one file each, for very large stores. merge: copy all episodes into the store --into.
-    export, import: a LeRobotDataset (--lerobot)."""
+    export: a LeRobotDataset (--lerobot). import: one (--lerobot), demonstrations of robomimic (--robomimic), or an RLDS
+    dataset (--rlds)."""
     path: Positional[tuple[Path, ...]]
     """Folders with episodes, or run folders."""
     into: Path | None = None
@@ -42,13 +51,44 @@ class Store:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreImport:
+class _Into:
+    out: Path
+    """The store that gets the episodes; made where it is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeRobotImport(_Into):
     """Where from and where to."""
 
     lerobot: str
     """The LeRobotDataset: its folder, or its name (USER/NAME)."""
-    out: Path
-    """The store that gets the episodes; made where it is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobomimicImport(_Into):
+    """Where from and where to."""
+
+    robomimic: Path
+    """The HDF5 file with demonstrations (data/demo_0, ...) of robomimic, LIBERO, MimicGen or RoboCasa."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RldsImport(_Into):
+    """Where from and where to."""
+
+    rlds: Path
+    """The folder with dataset_info.json, features.json and the TFRecord files."""
+
+
+FORMS: dict[str, tuple[type[Any], type[Any], Callable[..., Imported], str]] = {
+    "lerobot": (LeRobotImport, ImportOptions, import_lerobot, "Take a LeRobotDataset v3 over as recorded episodes."),
+    "robomimic": (
+        RobomimicImport, RobomimicOptions, import_robomimic,
+        "Take an HDF5 file of robomimic's form, LIBERO's included, over as recorded episodes.",
+    ),
+    "rlds": (RldsImport, RldsOptions, import_rlds, "Take an RLDS dataset, as in Open X-Embodiment, over as episodes."),
+}  # fmt: skip
+"""Form -> where from and to, options, what does it, and the summary."""
 
 
 def check(path: Path, every_image: bool = False) -> int:
@@ -151,18 +191,26 @@ def merge(paths: Sequence[Path], into: Path | None) -> int:
 
 
 def store_import(argv: Sequence[str]) -> int:
-    """``failwise store import --lerobot DIR --out STORE``."""
+    """``failwise store import --lerobot DIR | --robomimic FILE | --rlds DIR --out STORE``."""
     from rich.progress import track
 
-    from failwise.exchange import import_lerobot
-
-    asked, options = parse_with(
-        StoreImport, ImportOptions, argv, "store import", "Take a LeRobotDataset v3 over as recorded episodes."
-    )
+    named = [form for form in FORMS if any(word.partition("=")[0] == f"--{form}" for word in argv)]
+    asks_help = bool({"-h", "--help"} & {*argv})
+    if asks_help and not named:
+        rows = "\n".join(f"  --{form:<10} {summary}" for form, (*_, summary) in FORMS.items())
+        print(f"usage: failwise store import FORM --out STORE [OPTIONS]\n\nforms:\n{rows}\n")
+        print("'failwise store import --rlds --help' shows the options of a form.")
+        raise SystemExit(0)
+    if len(named) != 1:
+        raise SetupError(
+            f"failwise store import takes one of {', '.join(f'--{form}' for form in FORMS)}, and --out STORE"
+        )
+    where, how, take_over, summary = FORMS[named[0]]
+    asked, options = parse_with(where, how, ["--help"] if asks_help else argv, "store import", summary)
     if options.look_every < 0:
         raise SetupError(f"--look-every must be at least 0, not {options.look_every}")
     writable_folder(asked.out)
-    done = import_lerobot(asked.lerobot, asked.out, options, partial(track, description="import"))
+    done = take_over(getattr(asked, named[0]), asked.out, options, partial(track, description="import"))
     total = sum(done.outcomes.values())
     ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(done.outcomes.items()))
     print(f"{asked.out}: {total} episodes imported ({ended or 'none'}), {done.present} were there already")
@@ -170,6 +218,8 @@ def store_import(argv: Sequence[str]) -> int:
         print(
             f"{others} were recorded elsewhere: their seeds are numbers, not layouts, so nothing can be paired by them"
         )
+    for note in done.notes:
+        print(note)
     if done.depth_cameras:
         print(f"left out, as depth is not kept: {', '.join(done.depth_cameras)}")
     return 0
@@ -198,7 +248,7 @@ def main(args: Sequence[str]) -> int:
         case "merge":
             return merge(options.path, options.into)
         case "export" | "import":
-            raise SetupError(f"write the action first: failwise store {options.action} --lerobot ...")
+            raise SetupError(f"write the action first: failwise store {options.action} ...")
 
 
 def _stores(path: Path) -> list[EpisodeStore]:

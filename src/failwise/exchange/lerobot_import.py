@@ -66,12 +66,13 @@ class ImportOptions:
 
 @dataclass
 class Imported:
-    """What was done: episodes by outcome, those that were there already, and cameras that were left out."""
+    """What was done: episodes by outcome, those that were there already, cameras left out, and what to know of them."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
     present: int = 0
     exported_by_us: int = 0
     depth_cameras: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def import_lerobot(
@@ -154,7 +155,7 @@ def _meta(dataset: LeRobotEpisodes, number: int, asked: ImportOptions) -> Episod
     held = _successes(dataset, number, asked)
     once = bool(held.any())
     instruction = dataset.instruction(number)
-    env = asked.env or str(first(ENV, "")) or f"lerobot/{_slug(instruction)}"
+    env = asked.env or str(first(ENV, "")) or f"lerobot/{slug(instruction)}"
     arm = asked.arm or str(first(ARM, "")) or dataset.root.resolve().name
     seed = int(first(ENV_SEED, number))
     return EpisodeMeta(
@@ -245,5 +246,6 @@ def _events(dataset: LeRobotEpisodes, number: int) -> tuple[FailureEvent, ...]:
     return (FailureEvent(mode=mode, stage=stage, onset_step=onset, source="labelled", evidence="of a LeRobotDataset"),)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """An instruction as a task's name: ``"Pick the cube!"`` is ``"pick-the-cube"``."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "task"
