@@ -140,12 +140,12 @@ def test_the_version_is_one() -> None:
     ids=["main", "maniskill", "libero", "lerobot"],
 )
 def test_every_requirement_is_pinned_to_a_version_that_it_allows(file: str, own: list[str]) -> None:
-    """ManiSkill, LIBERO and LeRobot have environments and pins of their own; the main one holds all other extras."""
+    """ManiSkill, LIBERO and LeRobot have environments and pins of their own; Trackio does not allow the main pins."""
     lines = (line.partition("==") for line in (ROOT / file).read_text().splitlines() if "==" in line)
     pinned = {canonicalize_name(name): version for name, _, version in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    chosen = own or [name for name in extras if name not in ("maniskill", "libero", "lerobot")]
+    chosen = own or [name for name in extras if name not in ("maniskill", "libero", "lerobot", "trackio")]
     wanted = project["dependencies"] + [line for name in chosen for line in extras[name]]
     for requirement in map(Requirement, wanted):
         if requirement.name != "failwise":  # an extra that names another one

@@ -17,6 +17,8 @@ from failwise.policies.compact import CompactConfig
 from failwise.policies.critic_config import CriticConfig
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore
+from failwise.tracking import Run, tracked
+from tracking.event_files import scalars
 
 SMALL = CompactConfig(
     cameras={}, width=32, attention_heads=2, conv_channels=(8, 8, 8), backbone_layers=1, expert_layers=1, horizon=4,
@@ -55,7 +57,8 @@ def base(demos, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(base, demos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    return improve([ENV], base, out, replace(OPTIONS, demos=demos, rounds=2))
+    with tracked(["tensorboard"], Run("improve", out)):
+        return improve([ENV], base, out, replace(OPTIONS, demos=demos, rounds=2))
 
 
 def test_the_report_begins_with_what_was_improved(run):
@@ -78,6 +81,27 @@ def test_every_stage_leaves_its_result(run):
         assert (run / "round1" / part).exists() and (run / "round2" / part).exists()
     assert (run / "extra-2" / "config.json").is_file()
     assert (run / "proof" / "report.html").is_file()
+
+
+def told_once(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """All curves, none of which has two values at a step."""
+    found = scalars(run)
+    assert {tag: len({step for step, _ in c}) for tag, c in found.items()} == {tag: len(c) for tag, c in found.items()}
+    return found
+
+
+def test_no_two_trainings_and_no_two_arms_are_told_as_one(run):
+    found = told_once(run)
+    for part in ("round1/network", "round2/network"):
+        assert len(found[f"{part}/heads/loss"]) == 12 and len(found[f"{part}/critic/loss"]) == 10
+    assert len(found["control: extra training/loss"]) == 24
+    assert len(found["round2/episodes/round2/success_rate"]) == 12
+    assert len(found["proof/episodes/improved-2/success_rate"]) == 8
+    comparison = json.loads((run / "proof" / "comparison.json").read_text())
+    rates = {arm["arm"]: arm["pooled"]["rate"]["point"] for arm in comparison["arms"]}
+    assert {arm: found[f"summary/proof/{arm}/success"] for arm in rates} == {
+        arm: [(0, pytest.approx(rate))] for arm, rate in rates.items()
+    }
 
 
 def test_all_arms_ran_on_the_same_seeds(run):
@@ -164,7 +188,9 @@ def test_a_fixed_candidate_skips_validation(base, tmp_path):
 
 def test_recoveries_are_verified_learned_from_and_offered(base, demos, tmp_path):
     options = replace(OPTIONS, demos=demos, recoveries="expert", extra="none", test_offset=50)
-    run = improve([ENV], base, tmp_path / "run", options)
+    with tracked(["tensorboard"], Run("improve", tmp_path / "run")):
+        run = improve([ENV], base, tmp_path / "run", options)
+    assert {"round1/network/heads/loss", "round1/recovery_network/heads/loss"} <= set(told_once(run))
     choice = json.loads((run / "round1" / "choice.json").read_text())
     verified = [m for m in EpisodeStore(run / "round1" / "recoveries").metas() if m.outcome == "success"]
     assert choice["collected"]["verified_recoveries"] == len(verified) > 0

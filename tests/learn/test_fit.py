@@ -23,10 +23,10 @@ def interrupted(monkeypatch, at):
     """A progress display at which the user presses Ctrl-C, after so many steps."""
     update = module.TrainingProgress.update
 
-    def press(self, step, loss):
+    def press(self, step, loss, **more):
         if step == at:
             raise KeyboardInterrupt
-        update(self, step, loss)
+        update(self, step, loss, **more)
 
     monkeypatch.setattr(module.TrainingProgress, "update", press)
 

@@ -97,7 +97,7 @@ def test_lora_learns_in_the_language_model_and_leaves_the_rest(tiny_vlm: str, as
 def interrupted(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """A progress display at which the user presses Ctrl-C, after so many steps."""
 
-    def press(self: object, step: int, loss: float) -> None:
+    def press(self: object, step: int, loss: float, **more: float) -> None:
         if step == at:
             raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_a_training_that_was_interrupted_ends_with_the_same_bits(
     assert [p.name for p in tmp_path.iterdir()] == ["training.safetensors"]
     fresh = ready(tiny_vlm, replace(OPTIONS, seed=9))  # other random weights, to be overwritten
     steps: list[int] = []
-    monkeypatch.setattr(module.TrainingProgress, "update", lambda self, step, loss: steps.append(step))
+    monkeypatch.setattr(module.TrainingProgress, "update", lambda self, step, loss, **more: steps.append(step))
     fit(fresh, asked[:4], replace(OPTIONS, at_once=1), tmp_path, quiet=True)
     assert steps == [5, 6]
     assert same(learned(fresh), learned(whole)) and not same(learned(parts), learned(whole))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from failwise.cli.options import agent_for, arm_name, executor_for, parse, writable_folder
+from failwise.cli.options import agent_for, arm_name, executor_for, parse, tracking, writable_folder
 from failwise.errors import SetupError
 from failwise.policies.pooling import Pooling
 from failwise.seeds import COLLECT, DEMOS
@@ -54,6 +54,8 @@ class Collect:
     ray_address: str = ""
     """Of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT. All its machines must see --out at the same path.
     Default: a Ray of its own on this machine."""
+    track: str = ""
+    """Report to tensorboard, wandb or trackio as it goes; several are joined by commas. Default: to none."""
 
 
 def summary(metas: Sequence[EpisodeMeta]) -> str:
@@ -107,7 +109,10 @@ def main(argv: Sequence[str]) -> int:
     writable_folder(options.out)
     from failwise.rollout import RolloutItem, RolloutOptions, collect
 
-    with executor_for(options.executor, options.workers, options.ray_address) as executor:
+    with (
+        tracking(options.track, "collect", options.out, options),
+        executor_for(options.executor, options.workers, options.ray_address) as executor,
+    ):
         metas = collect(
             [RolloutItem(env_id, seed, seed, arm, agent) for seed in seeds for env_id in env_ids],
             options.out,

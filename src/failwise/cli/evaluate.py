@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from failwise.cli.options import agent_for, executor_for, existing_folder, parse, parse_arms, writable_folder
+from failwise.cli.options import (
+    agent_for,
+    executor_for,
+    existing_folder,
+    parse,
+    parse_arms,
+    tracking,
+    writable_folder,
+)
 from failwise.errors import SetupError
 from failwise.seeds import TEST, home_of, parse_seeds
 from failwise.types import Outcome
@@ -64,6 +72,8 @@ class Evaluate:
     ray_address: str = ""
     """Of a running Ray cluster: auto, HOST:PORT or ray://HOST:PORT. All its machines must see --out at the same path.
     Default: a Ray of its own on this machine."""
+    track: str = ""
+    """Report to tensorboard, wandb or trackio as it goes; several are joined by commas. Default: to none."""
 
 
 def note_on_seeds(seeds: Sequence[int]) -> str:
@@ -141,7 +151,10 @@ def main(argv: Sequence[str]) -> int:
     writable_folder(options.out)
     if note := note_on_seeds(seeds):
         print(note, file=sys.stderr)
-    with executor_for(options.executor, options.workers, options.ray_address) as executor:
+    with (
+        tracking(options.track, "evaluate", options.out, options),
+        executor_for(options.executor, options.workers, options.ray_address) as executor,
+    ):
         comparison = evaluate(
             env_ids,
             {arm: agent_for(agent, env_ids) for arm, agent in arms.items()},

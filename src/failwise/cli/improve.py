@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from failwise.cli.options import parse_with, writable_folder
+from failwise.cli.options import parse_with, tracking, writable_folder
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Improve:
     """Folder of the policy to improve, or the name of one that comes with Failwise: metaworld-base."""
     out: Path
     """Folder for the run: episodes, candidates, the chosen agent, proof. The same command resumes there."""
+    track: str = ""
+    """Report to tensorboard, wandb or trackio as it goes; several are joined by commas. Default: to none."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
     env_ids = parse_env_ids(common.env)
     writable_folder(common.out)
-    run = improve(env_ids, common.policy, common.out, options)
+    with tracking(common.track, "improve", common.out, common, options):
+        run = improve(env_ids, common.policy, common.out, options)
     print(f"agent: {run / 'agent'}")
     return 0

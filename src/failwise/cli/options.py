@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -85,6 +86,27 @@ def executor_for(kind: Literal["processes", "ray"], workers: int, ray_address: s
 
     with closing(make_executor(kind, worker_count(workers), address=ray_address)) as executor:
         yield executor
+
+
+@contextmanager
+def tracking(names: str, verb: str, out: Path, *options: Any) -> Iterator[None]:
+    """What ``--track`` names, begun before the work and ended after it.
+
+    Args:
+        names: joined by commas; "" is none.
+        verb: what is done.
+        out: folder of the results.
+        options: dataclasses, which the trackers are told.
+
+    Raises:
+        UnknownNameError, MissingDependencyError, SetupError: as ``failwise.tracking.tracked``.
+    """
+    from failwise.tracking import Run, tracked
+
+    told = {name: value for one in options for name, value in asdict(one).items() if name != "track"}
+    run = Run(verb, out, json.loads(json.dumps(told, default=str)))
+    with tracked([name for part in names.split(",") if (name := part.strip())], run):
+        yield
 
 
 def arm_name(agent: str, taken: Container[str] = ()) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from failwise.cli.options import existing_folder, parse_with, writable_folder
+from failwise.cli.options import existing_folder, parse_with, tracking, writable_folder
 from failwise.errors import CheckpointError, SetupError, UnknownNameError
 
 
@@ -19,6 +19,8 @@ class Train:
     """Folder of recorded episodes, as 'failwise collect' wrote it."""
     out: Path
     """Folder for what is trained."""
+    track: str = field(default="", kw_only=True)
+    """Report to tensorboard, wandb or trackio as it goes; several are joined by commas. Default: to none."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class TrainRecovery:
     """Folder for the recovery actor."""
     policy: Path
     """A compact policy: its frozen backbone sees the pictures."""
+    track: str = ""
+    """Report to tensorboard, wandb or trackio as it goes; several are joined by commas. Default: to none."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class TrainVLM:
     """A vision-language model: its folder, or its name on a hub."""
     out: Path
     """Folder for what is learned; the same command resumes there."""
+    track: str = ""
+    """Report to tensorboard, wandb or trackio as it goes; several are joined by commas. Default: to none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ def bc(argv: Sequence[str]) -> Path:
 
     common, options = parse_with(Train, BCOptions, argv, "train bc", METHODS["bc"].summary)
     _checked(common)
-    return train_bc(common.episodes, common.out, options)
+    with tracking(common.track, "train bc", common.out, common, options):
+        return train_bc(common.episodes, common.out, options)
 
 
 def critic(argv: Sequence[str]) -> Path:
@@ -95,8 +102,9 @@ def critic(argv: Sequence[str]) -> Path:
     if not isinstance(policy, CompactVLA):
         raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; the critic reads compact ones")
     _checked(common)
-    data = load_chunks(common.episodes, policy.spec.horizon)
-    trained, judged = fit_critic(policy, data.take(data.inferred), options)
+    with tracking(common.track, "train critic", common.out, common, options):
+        data = load_chunks(common.episodes, policy.spec.horizon)
+        trained, judged = fit_critic(policy, data.take(data.inferred), options)
     print(f"held-out AUC: value {judged.auc_value:.3f}, critic {judged.auc_critic:.3f} (0.5 is guessing)")
     steering: list[Mapping[str, Any]] = [{"name": "best_of_n", "options": {"samples": common.samples}}]
     return save_agent(common.out, policy, steering, trained)
@@ -116,7 +124,8 @@ def recovery(argv: Sequence[str]) -> Path:
     policy = load_policy(common.policy)
     if not isinstance(policy, CompactVLA):
         raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; recovery actors read compact ones")
-    advisor = train_recovery(policy, common.data, options)
+    with tracking(common.track, "train recovery", common.out, common, options):
+        advisor = train_recovery(policy, common.data, options)
     advisor.save(common.out)
     found = advisor.notes["figures"]
     print(
@@ -136,7 +145,8 @@ def vlm(argv: Sequence[str]) -> Path:
     writable_folder(common.out)
     from failwise.learn.vlm import train_vlm
 
-    notes = train_vlm(common.data, common.model, common.out, options).notes
+    with tracking(common.track, "train vlm", common.out, common, options):
+        notes = train_vlm(common.data, common.model, common.out, options).notes
     found = notes["figures"]
     print(
         f"on {notes['held_out_layouts']} held-out layouts ({found['moments']} questions): failing or not "

@@ -13,8 +13,10 @@ from failwise.evaluate.compare import compare
 from failwise.evaluate.records import Comparison
 from failwise.evaluate.recovered import recovered_arm
 from failwise.evaluate.sequential import anytime_mcnemar, fewest_pairs
+from failwise.evaluate.verdict import figures
 from failwise.evaluate.watched import watched_arm
 from failwise.store.naming import EARLY
+from failwise.tracking import summarise
 from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def evaluate(
             running = order if twins else [first, *open_arms]
     comparison = compare(metas, first, arms=order[1:], confidence=confidence, anytime=was_stopped_early(out))
     write_comparison(comparison, Path(out))
+    summarise(figures(comparison))
     return comparison
 
 

@@ -52,6 +52,17 @@ def verdicts(comparison: Comparison) -> list[str]:
     return [verdict(one.arm, comparison.baseline, one.pooled) for one in comparison.against]
 
 
+def figures(comparison: Comparison) -> dict[str, float | str]:
+    """A comparison in figures, for trackers: ``ARM/success`` with its interval, ``ARM/difference``, ``ARM/verdict``."""
+    found: dict[str, float | str] = {}
+    for arm in comparison.arms:
+        found |= {f"{arm.arm}/episodes": float(arm.pooled.n), **_bounds(f"{arm.arm}/success", arm.pooled.rate)}
+    for one, sentence in zip(comparison.against, verdicts(comparison) if comparison.against else (), strict=True):
+        found |= _bounds(f"{one.arm}/difference", one.pooled.difference)
+        found |= {f"{one.arm}/p_adjusted": one.pooled.p_adjusted, f"{one.arm}/verdict": sentence}
+    return found
+
+
 def rate_sentence(arm: ArmResult) -> str:
     """An arm's success rate in words, with its interval."""
     pooled = arm.pooled
@@ -76,6 +87,10 @@ def p_text(p: float) -> str:
         return "< .0001"
     rounded = f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
     return f"= {'1' if rounded == '1.000' else rounded.removeprefix('0')}"
+
+
+def _bounds(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.point, f"{name}_lower": found.lower, f"{name}_upper": found.upper}
 
 
 def _test(result: PairedResult) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from failwise.errors import CheckpointError, DataError
 from failwise.improve.options import ImproveOptions
+from failwise.tracking import within
 from failwise.types import EpisodeMeta, Outcome
 
 if TYPE_CHECKING:
@@ -60,13 +61,15 @@ class RoundData:
         """The cross-fitted value model's word on the own samples: of the latest network that one was fitted on."""
         from failwise.learn.critic import fit_critic
 
-        _, judged = fit_critic(self.policy, self.own, self.options.critic, value_only=True)
+        with within("before"):
+            _, judged = fit_critic(self.policy, self.own, self.options.critic, value_only=True)
         return judged
 
 
 def fit_heads(data: RoundData) -> float:
     """``network`` and ``critic`` of the round, without recoveries; returns the heads' mean divergence."""
-    return _fit(data, data.folder / "network", data.folder / "critic", recoveries=None)
+    with within("network"):
+        return _fit(data, data.folder / "network", data.folder / "critic", recoveries=None)
 
 
 def fit_with_recoveries(data: RoundData) -> int:
@@ -94,7 +97,8 @@ def fit_with_recoveries(data: RoundData) -> int:
     if not ((network / "config.json").is_file() and (critic / "critic.json").is_file()):
         keep = data.policy.spec.cameras
         recoveries = load_chunks(stores, data.policy.spec.horizon, lambda m: m.outcome == Outcome.SUCCESS, cameras=keep)
-        _fit(data, network, critic, recoveries)
+        with within(network.name):
+            _fit(data, network, critic, recoveries)
     return verified
 
 

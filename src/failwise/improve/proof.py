@@ -41,9 +41,10 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
     """
     from failwise.evaluate import compare, evaluate
     from failwise.evaluate.run import write_comparison
-    from failwise.evaluate.verdict import verdicts
+    from failwise.evaluate.verdict import figures, verdicts
     from failwise.report import write_report
     from failwise.store import EpisodeStore
+    from failwise.tracking import summarise
 
     seeds = list(TEST.claim(options.test_seeds, options.test_offset))
     folder = out / "proof"
@@ -60,6 +61,7 @@ def prove(env_ids: Sequence[str], arms: Mapping[str, Path], out: Path, options: 
     others = sorted((name for name in named if name != "base"), key=lambda name: not name.startswith("improved"))
     comparison = compare(metas, "base", arms=others)
     write_comparison(comparison, folder)
+    summarise(figures(comparison))
     against = against_controls(folder)
     improved = [arm for arm in arms if arm.startswith("improved")]
     sentences = [s for s, one in zip(verdicts(comparison), comparison.against, strict=True) if one.arm in improved]

@@ -35,6 +35,7 @@ from failwise.improve.options import ImproveOptions
 from failwise.improve.proof import prove
 from failwise.learn.options import AFILTraining, CriticOptions
 from failwise.seeds import COLLECT, VALIDATION
+from failwise.tracking import within
 from failwise.types import EpisodeMeta, Outcome
 
 
@@ -57,7 +58,8 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
     agent = policy
     arms: dict[str, Path] = {"base": policy}
     for number in range(1, options.rounds + 1):
-        agent = run_round(number, env_ids, policy, agent, out, options)
+        with within(f"round{number}"):
+            agent = run_round(number, env_ids, policy, agent, out, options)
         if number == 1:
             chosen = _choice(out / "round1")
             # An arm that is the chosen agent by another name would only repeat its episodes.
@@ -69,7 +71,8 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
     if options.extra_rounds:
         arms[f"extra-{options.extra_rounds}"] = train_extra(policy, out, options)
     _copy_agent(agent, out / "agent")
-    prove(env_ids, arms, out, options)
+    with within("proof"):
+        prove(env_ids, arms, out, options)
     return out
 
 

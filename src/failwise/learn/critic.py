@@ -173,7 +173,8 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
             clip_members(mine)
             optimiser.step()
-            progress.update(step + 1, float(loss.detach()) / network.config.members)
+            mean = float(loss.detach()) / network.config.members
+            progress.update(step + 1, mean, learning_rate=optimiser.param_groups[0]["lr"])
     network.eval()
 
 

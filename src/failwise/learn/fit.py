@@ -110,7 +110,7 @@ def fit(
             if not math.isfinite(value):
                 raise DataError(f"{title}: the loss is {value} at step {step}; lower the learning rate")
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-            progress.update(step + 1, smooth)
+            progress.update(step + 1, smooth, raw=value, learning_rate=optimiser.param_groups[0]["lr"])
             if scratch and options.save_every and (step + 1) % options.save_every == 0:
                 save_training(scratch, changing, optimiser, about, step + 1, smooth)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A training progress bar: steps, loss, rate, time left; plain lines where there is no terminal."""
+"""A training progress bar: steps, loss, rate, time left; plain lines where there is no terminal; trackers are told."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from failwise.tracking import report
+
 
 class TrainingProgress:
-    """Shows how far a training run is.
+    """Shows how far a training run is, and reports its loss to the trackers, if there are any.
 
     Args:
         steps: in all. start: done before (resumed). title: what is trained. quiet: show nothing.
@@ -34,8 +36,20 @@ class TrainingProgress:
             self._bar.start()
         return self
 
-    def update(self, step: int, loss: float | None = None) -> None:
-        """Report that ``step`` steps are done, and the loss where something is trained."""
+    def update(
+        self, step: int, loss: float | None = None, *, raw: float | None = None, learning_rate: float | None = None
+    ) -> None:
+        """Report that ``step`` steps are done, and the loss where something is trained.
+
+        Args:
+            step: how many are done.
+            loss: what is shown.
+            raw: this step's own loss, where ``loss`` is smoothed: trackers smooth for themselves.
+            learning_rate: at this step.
+        """
+        told = {"loss": loss if raw is None else raw, "learning_rate": learning_rate}
+        if values := {name: value for name, value in told.items() if value is not None}:
+            report(self.title, step, values)
         if self.quiet:
             return
         now = time.monotonic()

@@ -169,8 +169,8 @@ def _fit(
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
+            progress.update(step, loss.item(), learning_rate=optimiser.param_groups[0]["lr"])
             schedule.step()
-            progress.update(step, loss.item())
     return network.eval()
 
 

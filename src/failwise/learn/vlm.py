@@ -134,7 +134,7 @@ def fit(
             nn.utils.clip_grad_norm_(changing.values(), 1.0)
             optimiser.step()
             smooth = value if math.isnan(smooth) else 0.9 * smooth + 0.1 * value
-            progress.update(step + 1, smooth)
+            progress.update(step + 1, smooth, raw=value, learning_rate=optimiser.param_groups[0]["lr"])
             last = step + 1 == steps
             if scratch and options.save_every and ((step + 1) % options.save_every == 0 or last):
                 save_training(scratch, changing, optimiser, about, step + 1, smooth)

@@ -124,7 +124,7 @@ def collect(
         SetupError: two items have the same episode id, or the first of them cannot be set up.
     """
     from failwise.rollout.pool import WorkerFailure
-    from failwise.rollout.progress import track
+    from failwise.rollout.progress import Tally, track
 
     if len({i.episode_id for i in items}) != len(items):
         raise SetupError("two of the items have the same environment, arm and seed")
@@ -138,6 +138,7 @@ def collect(
         _check_watches({(i.env_id, i.agent, i.monitor, i.on_alarm) for i in todo if i.monitor}, workers)
         task = partial(_run_or_report, out=str(out), options=options)
         own = executor is None
+        tally = Tally(metas.values())
         runner: Any = executor or make_executor("processes", min(workers, len(todo)), item_timeout_s)
         try:
             results = track(
@@ -150,6 +151,7 @@ def collect(
                 if isinstance(meta, str):
                     raise SetupError(meta)
                 metas[meta.episode_id] = meta
+                tally.add(meta)
         finally:
             if own:
                 runner.close()

@@ -1,11 +1,15 @@
-"""How far a run of episodes is: done of total, success rate so far, rate, time left."""
+"""How far a run of episodes is: done of total, success rate so far, rate, time left; and each arm's, for trackers."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+
+from failwise.tracking import report
+from failwise.types import EpisodeMeta, Outcome
 
 T = TypeVar("T")
 _LINE_EVERY_S = 15.0
@@ -38,6 +42,28 @@ def track(
     count = _Count(total, done, successes, outcomes)
     shown = _bar(results, count, title) if sys.stderr.isatty() else _lines(results, count, title)
     yield from shown
+
+
+class Tally:
+    """How the episodes of each arm ended, reported to the trackers as they end.
+
+    Args:
+        done: the episodes that the store holds already. Steps count on from them, so that a run that is resumed
+            draws on the same curve.
+    """
+
+    def __init__(self, done: Iterable[EpisodeMeta] = ()) -> None:
+        self._counts: dict[str, Counter[Outcome]] = defaultdict(Counter)
+        for meta in done:
+            self._counts[meta.arm][meta.outcome] += 1
+
+    def add(self, meta: EpisodeMeta) -> None:
+        """Count an episode. A step is one episode of its arm."""
+        counts = self._counts[meta.arm]
+        counts[meta.outcome] += 1
+        n = counts.total()
+        ended = {str(outcome): counts[outcome] for outcome in Outcome}
+        report(f"episodes/{meta.arm}", n, {"success_rate": counts[Outcome.SUCCESS] / n, **ended})
 
 
 class _Count:
