@@ -231,9 +231,24 @@ def load_agent(spec: str | Path) -> Agent:
         policy = load_policy(folder)
         return PolicyAgent(policy, about=_provenance(text, folder, policy))
     said = read_agent_json(folder)
-    policy = load_policy(folder / said["policy"])
+    where, weights = beside(folder, said["policy"])
+    policy = load_policy(where)
     steering = build_steering(said.get("steering", []), policy, load_critic(said, folder))
-    return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, folder / said["policy"], policy))
+    return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, weights, policy))
+
+
+def beside(folder: Path, policy: str) -> tuple[str, Path]:
+    """What ``load_policy`` takes for the policy that an agent folder names, and the folder of its weights.
+
+    A policy that is read by its kind's own rules stands there with them: "lerobot:policy?observation.image=corner".
+    """
+    from failwise.policies import split_address
+
+    kind, rest = split_address(policy)
+    if not kind:
+        return str(folder / policy), folder / policy
+    name, mark, query = rest.partition("?")
+    return f"{kind}:{folder / name}{mark}{query}", folder / name
 
 
 def save_agent(
@@ -293,6 +308,8 @@ def build_steering(entries: Sequence[Mapping[str, Any]], policy: Any, critic: An
     from failwise import registry
     from failwise.steer import Chain
 
+    if hasattr(critic, "bind"):
+        critic.bind(policy)
     built = []
     for entry in entries:
         plugin = registry.load("steering", entry["name"])

@@ -16,7 +16,8 @@ class Improve:
     env: str
     """Tasks, e.g. metaworld/pick-place,peg-insert-side or metaworld/* (the suite carries over)."""
     policy: Path
-    """Folder of the policy to improve, or the name of one that comes with Failwise: metaworld-base."""
+    """Folder of the policy to improve, or the name of one that comes with Failwise: metaworld-base. A checkpoint of
+    LeRobot (its folder, or lerobot:FOLDER?KEY=CAMERA) keeps its weights and is improved by what chooses and steers."""
     out: Path
     """Folder for the run: episodes, candidates, the chosen agent, proof. The same command resumes there."""
     track: str = ""

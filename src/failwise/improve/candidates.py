@@ -19,14 +19,18 @@ class Candidate:
     steering: Steering
     control: bool = False
 
-    def write(self, folder: Path, network: Path, critic: Path | None) -> Path:
-        """An agent folder that refers to the round's network and critic beside it."""
+    def write(self, folder: Path, network: Path, critic: Path | None, kind: tuple[str, str] = ("", "")) -> Path:
+        """An agent folder that refers to the round's network and critic beside it.
+
+        ``kind``: of a policy that is read by its kind's own rules, with what stands behind its folder after a "?".
+        """
         import os
 
         from failwise.agent import FORMAT
 
         folder.mkdir(parents=True, exist_ok=True)
-        about: dict[str, Any] = {"format": FORMAT, "policy": os.path.relpath(network, folder)}
+        named, query = (f"{kind[0]}:" if kind[0] else ""), (f"?{kind[1]}" if kind[1] else "")
+        about: dict[str, Any] = {"format": FORMAT, "policy": f"{named}{os.path.relpath(network, folder)}{query}"}
         about["steering"] = [dict(s) for s in self.steering]
         if critic is not None:
             about["critic"] = os.path.relpath(critic, folder)
@@ -88,7 +92,7 @@ def _c1(strength: float) -> Candidate:
 
 def proof_arms(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> dict[str, str]:
     """Arm name -> candidate name for the published comparison: of each family the one that validation liked best."""
-    arms = {"c2": "c2", "c1": "c1"}
+    arms = {name: name for name in ("c2", "c1") if any(c.name == name for c in candidates)}
     for family in ("fixed", "adaptive", "gated", "recovery"):
         members = [
             c.name for c in candidates if c.name.startswith(family) and (family == "recovery" or "best" not in c.name)

@@ -247,6 +247,6 @@ def load_compact(folder: Path) -> CompactVLA:
     if not isinstance(policy, CompactVLA):
         raise CheckpointError(
             f"{folder} holds a {policy.spec.kind!r} policy; improve trains compact ones. Those of LeRobot learn from "
-            "failures by lerobot-train --policy.type=failwise_smolvla or failwise_diffusion"
+            "failures by lerobot-train --policy.type=failwise_smolvla (or _pi0, _pi05, _diffusion)"
         )
     return policy

@@ -31,6 +31,7 @@ from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameE
 from failwise.improve.candidates import Candidate, ladder, proof_arms, recovery_ladder
 from failwise.improve.choose import Standing, successive_halving
 from failwise.improve.fitting import RoundData, fit_heads, fit_with_recoveries, load_compact, train_extra
+from failwise.improve.frozen import check_fit, checkpoint_folder, fit_frozen, is_frozen, load_frozen
 from failwise.improve.options import ImproveOptions
 from failwise.improve.proof import prove
 from failwise.learn.options import AFILTraining, CriticOptions
@@ -44,7 +45,8 @@ def improve(env_ids: Sequence[str], policy: Path, out: Path, options: ImproveOpt
 
     Args:
         env_ids: tasks to improve on.
-        policy: a compact policy's folder.
+        policy: a compact policy's folder; or any other generative policy, such as "lerobot:FOLDER", which keeps its
+            weights and is improved by what chooses among its samples and steers them.
         out: run folder.
         options: how much to collect, train, choose and prove.
 
@@ -81,13 +83,14 @@ def run_round(number: int, env_ids: Sequence[str], base: Path, agent: Path, out:
     folder = out / f"round{number}"
     if (folder / "agent" / "agent.json").is_file():
         return folder / "agent"
-    metas = _collect(number, env_ids, agent, folder, options)
+    metas = _collect(number, env_ids, agent, folder, options, look_every=0 if is_frozen(base) else options.look_every)
     _both_outcomes(metas)
     stores = [out / f"round{n}" / "episodes" for n in range(1, number + 1)]
-    before = base if number == 1 else _last_network(out / f"round{number - 1}")
-    data = RoundData(before, stores, folder, options)
-    candidates, fitted = _fit_candidates(number, data, out)
-    del data
+    if is_frozen(base):
+        candidates, fitted = _fit_frozen(number, base, stores, folder, options, out)
+    else:
+        before = base if number == 1 else _last_network(out / f"round{number - 1}")
+        candidates, fitted = _fit_candidates(number, RoundData(before, stores, folder, options), out)
     if options.candidate:
         standings, best = [], _named(candidates, options.candidate).name
     else:
@@ -145,11 +148,25 @@ def _fit_candidates(number: int, data: RoundData, out: Path) -> tuple[list[Candi
         notes = _critic_notes(folder / "recovery_critic")
         fitted.critic = fitted.critic or notes
         fitted.divergence = fitted.divergence or float(notes["divergence"])
-    if before is not None:
-        ranked = [s["name"] for s in before["standings"]]
-        kept = set(ranked[: max(1, -(-len(ranked) // 2))]) or {before["chosen"]}
-        candidates = [c for c in candidates if c.name in kept]
-    return candidates, fitted
+    return _better_half(candidates, before), fitted
+
+
+def _fit_frozen(
+    number: int, base: Path, stores: Sequence[Path], folder: Path, options: ImproveOptions, out: Path
+) -> tuple[list[Candidate], _Fitted]:
+    """The same where the policy keeps its weights."""
+    candidates, divergence, notes = fit_frozen(base, stores, folder, options)
+    before = _choice(out / f"round{number - 1}") if number > 1 else None
+    return _better_half(candidates, before), _Fitted(divergence, notes)
+
+
+def _better_half(candidates: list[Candidate], before: dict[str, Any] | None) -> list[Candidate]:
+    """Of the candidates those that came into the better half of the round before, if there was one."""
+    if before is None:
+        return candidates
+    ranked = [s["name"] for s in before["standings"]]
+    kept = set(ranked[: max(1, -(-len(ranked) // 2))]) or {before["chosen"]}
+    return [c for c in candidates if c.name in kept]
 
 
 def _choice(folder: Path) -> dict[str, Any]:
@@ -166,13 +183,13 @@ def _last_network(folder: Path) -> Path:
 
 
 def _collect(
-    number: int, env_ids: Sequence[str], agent: Path, folder: Path, options: ImproveOptions
+    number: int, env_ids: Sequence[str], agent: Path, folder: Path, options: ImproveOptions, look_every: int
 ) -> list[EpisodeMeta]:
     from failwise.rollout import RolloutItem, RolloutOptions, collect
 
     seeds = COLLECT.claim(options.episodes, offset=(number - 1) * options.episodes)
     items = [RolloutItem(e, s, s, f"round{number}", str(agent)) for e in env_ids for s in seeds]
-    look = RolloutOptions(look_every=options.look_every)
+    look = RolloutOptions(look_every=look_every)
     return collect(items, folder / "episodes", workers=options.workers, options=look, title=f"round {number}: collect")
 
 
@@ -208,6 +225,9 @@ def _choose(
 def _check(env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> None:
     from failwise.envs import make_env
 
+    if is_frozen(policy):
+        check_fit(load_frozen(policy, options), policy, env_ids)
+        return
     loaded = load_compact(policy)
     for env_id in env_ids:
         env = make_env(env_id)
@@ -230,7 +250,7 @@ def _claim(out: Path, env_ids: Sequence[str], policy: Path, options: ImproveOpti
 
     asked = {
         "env_ids": list(env_ids),
-        "policy_sha256": weights_sha256(policy),
+        "policy_sha256": weights_sha256(checkpoint_folder(policy) if is_frozen(policy) else policy),
         "episodes": options.episodes,
         "demos": str(options.demos) if options.demos else None,
         "heads": _jsonable(asdict(options.heads)),
@@ -283,14 +303,17 @@ def _named(candidates: Sequence[Candidate], name: str) -> Candidate:
 
 def _copy_agent(source: Path, target: Path) -> Path:
     """An agent folder that is complete in itself: its policy and critic are copied into it."""
+    from failwise.agent import beside
+
     about = json.loads((source / "agent.json").read_text(encoding="utf-8"))
     half = target.with_name(target.name + ".tmp")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     for part in ("policy", "critic"):
         if part in about:
-            shutil.copytree((source / about[part]).resolve(), half / part)
-            about[part] = part
+            where, content = beside(source, about[part])
+            shutil.copytree(content.resolve(), half / part)
+            about[part] = where.replace(str(content), part)
     _write_json(half / "agent.json", about)
     shutil.rmtree(target, ignore_errors=True)
     half.rename(target)

@@ -10,7 +10,9 @@ member (held-out AUC, stopping point, advantages) comes from its own fold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from torch.nn import functional as F
 
 from failwise.errors import DataError, SetupError
 from failwise.learn.clip import clip_members
-from failwise.learn.data import ChunkData, balanced_weights
+from failwise.learn.data import ChunkData, balanced_weights, load_chunks
 from failwise.learn.fit import fast_bfloat16
 from failwise.learn.options import CriticOptions
 from failwise.learn.progress import TrainingProgress
 from failwise.policies.compact import CompactVLA
 from failwise.policies.compact.policy import pixels_to_float
-from failwise.policies.critic import Critic, CriticNetwork
+from failwise.policies.critic import Critic, CriticNetwork, in_critics_units, pooled_prefix
+from failwise.policies.critic_config import CriticConfig
+from failwise.store import EpisodeStore
 
 
 @dataclass(frozen=True)
@@ -100,31 +104,97 @@ def fit_critic(
         SetupError: fewer than two members.
     """
     options = options or CriticOptions()
-    if options.config.members < 2:
-        raise SetupError(f"cross-fitting needs at least 2 members, not {options.config.members}")
-    y = data.success.astype(np.float32)
-    if y.min() == y.max():
-        kind = "failures" if y.max() == 0 else "successes"
-        raise DataError(
-            f"the critic needs successes and failures, but all {len(data.episodes)} episodes are {kind}; "
-            "collect more episodes or choose tasks that the policy sometimes masters"
-        )
+    _check(data, options)
     config = replace(
         options.config,
         prefix_dim=policy.config.width,
         horizon=policy.config.horizon,
         action_dim=policy.config.action_dim,
     )
+    return _fit(config, encode_samples(policy, data, quiet=quiet), data, options, value_only, quiet)
+
+
+def fit_pooled_critic(
+    stores: Sequence[Path], horizon: int, options: CriticOptions | None = None, *, quiet: bool = False
+) -> tuple[Critic, Judged]:
+    """Train value model and critic of a policy that is not trained here, on what it recorded while it acted.
+
+    They read the features that were recorded with each inference, and the actions that were executed after it, in the
+    environment's units: nothing is encoded again, and no picture is opened.
+
+    Args:
+        stores: own episodes, with features.
+        horizon: how many actions of a chunk the policy executes.
+        options: shapes and length of training.
+        quiet: show no progress.
+
+    Raises:
+        DataError: only successes, only failures, or episodes without features, or with features of several widths.
+        SetupError: fewer than two members.
+    """
+    options = options or CriticOptions()
+    data = load_chunks(stores, horizon, lambda m: m.has_verdict, cameras=())
+    data = data.take(data.inferred)
+    _check(data, options)
+    features_MD = _recorded_features(stores, data)
+    flat = data.actions[data.valid]
+    config = replace(
+        options.config,
+        prefix_dim=features_MD.shape[1],
+        horizon=horizon,
+        action_dim=data.actions.shape[2],
+        action_mean=tuple(flat.mean(0).tolist()),
+        action_std=tuple(np.maximum(flat.std(0), 1e-3).tolist()),
+    )
+    prefix, mask = pooled_prefix(torch.from_numpy(features_MD))
+    encoded = Encoded(prefix, mask, in_critics_units(torch.from_numpy(data.actions), config))
+    return _fit(config, encoded, data, options, False, quiet)
+
+
+def _recorded_features(stores: Sequence[Path], data: ChunkData) -> NDArray[np.float32]:
+    """Features (M, D) of the inferences that are the samples."""
+    found: dict[str, dict[int, NDArray[np.float32]]] = {}
+    for path in stores:
+        store = EpisodeStore(path, create=False)
+        for meta in data.episodes:
+            if meta.episode_id in store:
+                steps_C, features_CD = store.read(meta.episode_id).features()
+                found[meta.episode_id] = dict(zip(steps_C.tolist(), features_CD, strict=True))
+    names = [data.episodes[e].episode_id for e in data.episode.tolist()]
+    asked = list(zip(names, data.step.tolist(), strict=True))
+    if missing := [name for name, step in asked if step not in found.get(name, {})]:
+        raise DataError(f"{missing[0]} has no features: a critic cannot learn from a policy that gives none")
+    rows = [found[name][step] for name, step in asked]
+    if len(widths := {len(row) for row in rows}) > 1:
+        raise DataError(f"features of widths {sorted(widths)} in one set of episodes: they are of several policies")
+    return np.stack(rows).astype(np.float32)
+
+
+def _check(data: ChunkData, options: CriticOptions) -> None:
+    if options.config.members < 2:
+        raise SetupError(f"cross-fitting needs at least 2 members, not {options.config.members}")
+    y = data.success
+    if y.min() == y.max():
+        kind = "successes" if y.max() else "failures"
+        raise DataError(
+            f"the critic needs successes and failures, but all {len(data.episodes)} episodes are {kind}; "
+            "collect more episodes or choose tasks that the policy sometimes masters"
+        )
+
+
+def _fit(
+    config: CriticConfig, encoded: Encoded, data: ChunkData, options: CriticOptions, value_only: bool, quiet: bool
+) -> tuple[Critic, Judged]:
+    y = data.success.astype(np.float32)
     torch.manual_seed(options.seed)
     network = CriticNetwork(config)
-    encoded = encode_samples(policy, data, quiet=quiet)
     fold = np.random.default_rng(options.seed).permutation(len(data.episodes)) % config.members
     fold_M = torch.from_numpy(fold[data.episode])
     unseen_EM = fold_M[None] == torch.arange(config.members)[:, None]
 
     _train(network, "value", encoded, torch.from_numpy(y), unseen_EM, data, options, quiet)
     value = _held_out(network, "value", encoded, unseen_EM)
-    after = next_values(data, value, policy.config.horizon)
+    after = next_values(data, value, config.horizon)
     if value_only:
         judged = Judged(value, after, ranking_auc(y, value), float("nan"))
         return Critic(config, network, {"held_out_auc_value": round(judged.auc_value, 4)}), judged

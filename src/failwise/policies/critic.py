@@ -9,6 +9,7 @@ Shape legend as in ``failwise.policies.compact.network``; here E is the ensemble
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from failwise.errors import CheckpointError
+from failwise.errors import CheckpointError, SetupError
 from failwise.policies.compact.network import ExpertLayer, StackedLinear, StackedNorm
 from failwise.policies.critic_config import CriticConfig
 
@@ -83,17 +84,44 @@ class Critic:
 
     def __init__(self, config: CriticConfig, network: CriticNetwork, notes: dict[str, Any] | None = None) -> None:
         self.config, self.network, self.notes = config, network.eval(), notes or {}
+        self._decode: Callable[[Tensor], Any] | None = None
+
+    def bind(self, policy: Any) -> None:
+        """Learn from the policy how its normalised actions become the environment's, where that is what is read."""
+        if self.config.pooled:
+            self._decode = policy.decode
 
     @torch.inference_mode()
     def __call__(self, actions_BNHA: Tensor, context: Any) -> Tensor:
         """P(success | o, chunk), (B, N), of normalised chunks (B, N, H, A)."""
-        logits = self.network.critic(actions_BNHA, context.prefix_BLD, context.mask_B11L)
+        logits = self.network.critic(self._actions(actions_BNHA), *self._prefix(context))
         return torch.sigmoid(self._pool(logits))
 
     @torch.inference_mode()
     def value(self, context: Any) -> Tensor:
         """P(success | o), (B,)."""
-        return torch.sigmoid(self._pool(self.network.value(context.prefix_BLD, context.mask_B11L)))
+        return torch.sigmoid(self._pool(self.network.value(*self._prefix(context))))
+
+    def _prefix(self, context: Any) -> tuple[Tensor, Tensor]:
+        """What is read of an observation, (B, L, D), and its mask."""
+        if not self.config.pooled:
+            return context.prefix_BLD, context.mask_B11L
+        features_BD = context.features_BD.float().cpu()
+        if features_BD.shape[1] != self.config.prefix_dim:
+            raise CheckpointError(
+                f"the critic reads features of width {self.config.prefix_dim}, this policy has {features_BD.shape[1]}"
+            )
+        return pooled_prefix(features_BD)
+
+    def _actions(self, actions_BNHA: Tensor) -> Tensor:
+        """The chunks as the critic was taught them."""
+        if not self.config.pooled:
+            return actions_BNHA
+        if self._decode is None:
+            raise SetupError("this critic reads actions in the environment's units: bind it to its policy first")
+        B, N = actions_BNHA.shape[:2]
+        units = torch.from_numpy(self._decode(actions_BNHA.flatten(0, 1))).unflatten(0, (B, N))
+        return in_critics_units(units[:, :, : self.config.horizon], self.config)
 
     def _pool(self, logits_E: Tensor) -> Tensor:
         return logits_E.mean(0) - self.config.pessimism * logits_E.std(0)
@@ -117,10 +145,20 @@ class Critic:
                 raise CheckpointError(f"{folder} is not a critic folder: {name} is missing")
         try:
             about = json.loads((folder / "critic.json").read_text(encoding="utf-8"))
-            config = CriticConfig(**about["config"])
+            config = CriticConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()})
             network = CriticNetwork(config)
             network.load_state_dict(load_file(folder / "critic.safetensors"))
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{folder} is damaged or of another architecture ({reason})") from error
         return cls(config, network, about.get("notes", {}))
+
+
+def pooled_prefix(features_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled features as a prefix of one token: (B, 1, D) and its mask (B, 1, 1, 1)."""
+    return features_BD[:, None], torch.ones(len(features_BD), 1, 1, 1, dtype=torch.bool)
+
+
+def in_critics_units(actions: Tensor, config: CriticConfig) -> Tensor:
+    """Actions (..., A) in the environment's units, as a pooled critic reads them."""
+    return (actions - torch.tensor(config.action_mean)) / torch.tensor(config.action_std)

@@ -25,3 +25,13 @@ class CriticConfig:
     """E, ensemble members; member e never saw fold e."""
     pessimism: float = 0.0
     """Standard deviations over the members to subtract from their mean logit."""
+    action_mean: tuple[float, ...] = ()
+    """Of a critic of a policy that is not trained here: it reads the policy's pooled features in place of the prefix,
+    and actions in the environment's units less this mean, over ``action_std``. Empty: prefix and normalised actions."""
+    action_std: tuple[float, ...] = ()
+    """See ``action_mean``."""
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it reads pooled features and actions in the environment's units."""
+        return bool(self.action_mean)
