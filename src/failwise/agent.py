@@ -213,7 +213,7 @@ def load_agent(spec: str | Path) -> Agent:
     text = str(spec)
     if text == "expert" or text.startswith("expert:"):
         return ExpertAgent(text.partition(":")[2] or "clean")
-    from failwise.policies import load_policy, policy_folder, split_address
+    from failwise.policies import beside, load_policy, policy_folder, split_address
 
     folder = policy_folder(text)
     if text == "random" or text.startswith("random:"):
@@ -235,20 +235,6 @@ def load_agent(spec: str | Path) -> Agent:
     policy = load_policy(where)
     steering = build_steering(said.get("steering", []), policy, load_critic(said, folder))
     return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, weights, policy))
-
-
-def beside(folder: Path, policy: str) -> tuple[str, Path]:
-    """What ``load_policy`` takes for the policy that an agent folder names, and the folder of its weights.
-
-    A policy that is read by its kind's own rules stands there with them: "lerobot:policy?observation.image=corner".
-    """
-    from failwise.policies import split_address
-
-    kind, rest = split_address(policy)
-    if not kind:
-        return str(folder / policy), folder / policy
-    name, mark, query = rest.partition("?")
-    return f"{kind}:{folder / name}{mark}{query}", folder / name
 
 
 def save_agent(

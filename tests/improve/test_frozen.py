@@ -13,11 +13,11 @@ import torch
 from test_run import ENV, OPTIONS, base, demos  # noqa: F401 - fixtures
 
 from failwise import registry
-from failwise.agent import beside, load_agent
+from failwise.agent import load_agent
 from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.improve import improve
 from failwise.learn.critic import fit_pooled_critic
-from failwise.policies import load_policy
+from failwise.policies import beside, load_policy
 from failwise.policies.compact import CompactVLA
 from failwise.policies.critic import Critic
 from failwise.rollout import RolloutItem, collect

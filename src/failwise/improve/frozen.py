@@ -33,7 +33,7 @@ def is_frozen(policy: str | Path) -> bool:
     if kind or not config.is_file():
         return bool(kind) and kind != "compact"
     try:
-        return json.loads(config.read_text(encoding="utf-8")).get("kind") != "compact"
+        return bool(json.loads(config.read_text(encoding="utf-8")).get("kind") != "compact")
     except (ValueError, AttributeError):
         return False  # what is wrong with it, whoever loads it says
 

@@ -303,7 +303,7 @@ def _named(candidates: Sequence[Candidate], name: str) -> Candidate:
 
 def _copy_agent(source: Path, target: Path) -> Path:
     """An agent folder that is complete in itself: its policy and critic are copied into it."""
-    from failwise.agent import beside
+    from failwise.policies import beside
 
     about = json.loads((source / "agent.json").read_text(encoding="utf-8"))
     half = target.with_name(target.name + ".tmp")

@@ -9,7 +9,7 @@ from typing import Any
 from failwise import registry
 from failwise.errors import CheckpointError
 
-__all__ = ["load_policy", "policy_folder", "shipped", "split_address"]
+__all__ = ["beside", "load_policy", "policy_folder", "shipped", "split_address"]
 
 
 def shipped(name: str) -> Path:
@@ -39,6 +39,18 @@ def split_address(path: str | Path) -> tuple[str, str]:
     if colon and kind in registry.names("policy") and hasattr(registry.load("policy", kind), "load"):
         return kind, rest
     return "", str(path)
+
+
+def beside(folder: Path, policy: str) -> tuple[str, Path]:
+    """What ``load_policy`` takes for the policy that an agent folder names, and the folder of its weights.
+
+    A policy that is read by its kind's own rules stands there with them: "lerobot:policy?observation.image=corner".
+    """
+    kind, rest = split_address(policy)
+    if not kind:
+        return str(folder / policy), folder / policy
+    name, mark, query = rest.partition("?")
+    return f"{kind}:{folder / name}{mark}{query}", folder / name
 
 
 def load_policy(path: str | Path) -> Any:

@@ -120,8 +120,9 @@ class Critic:
         if self._decode is None:
             raise SetupError("this critic reads actions in the environment's units: bind it to its policy first")
         B, N = actions_BNHA.shape[:2]
-        units = torch.from_numpy(self._decode(actions_BNHA.flatten(0, 1))).unflatten(0, (B, N))
-        return in_critics_units(units[:, :, : self.config.horizon], self.config)
+        units = torch.from_numpy(self._decode(actions_BNHA.flatten(0, 1)))
+        units_BNHA = units.reshape(B, N, *units.shape[1:])
+        return in_critics_units(units_BNHA[:, :, : self.config.horizon], self.config)
 
     def _pool(self, logits_E: Tensor) -> Tensor:
         return logits_E.mean(0) - self.config.pessimism * logits_E.std(0)
@@ -145,7 +146,8 @@ class Critic:
                 raise CheckpointError(f"{folder} is not a critic folder: {name} is missing")
         try:
             about = json.loads((folder / "critic.json").read_text(encoding="utf-8"))
-            config = CriticConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()})
+            said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
+            config = CriticConfig(**said)
             network = CriticNetwork(config)
             network.load_state_dict(load_file(folder / "critic.safetensors"))
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
