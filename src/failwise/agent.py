@@ -213,7 +213,7 @@ def load_agent(spec: str | Path) -> Agent:
     text = str(spec)
     if text == "expert" or text.startswith("expert:"):
         return ExpertAgent(text.partition(":")[2] or "clean")
-    from failwise.policies import beside, load_policy, policy_folder, split_address
+    from failwise.policies import beside, load_policy, policy_folder, split_address, weights_folder
 
     folder = policy_folder(text)
     if text == "random" or text.startswith("random:"):
@@ -223,13 +223,12 @@ def load_agent(spec: str | Path) -> Agent:
         if not dims.isdigit() or int(dims) < 1:
             raise SetupError(f"write random:ACTION_DIM, for example random:4, not {text!r}")
         return PolicyAgent(RandomPolicy(action_dim=int(dims)), about=Provenance(agent=text))
-    kind, rest = split_address(text)
-    if kind:
+    if split_address(text)[0]:
         policy = load_policy(text)
-        return PolicyAgent(policy, about=_provenance(text, Path(rest.partition("?")[0]), policy))
+        return PolicyAgent(policy, about=_provenance(text, weights_folder(text), policy))
     if not (folder / "agent.json").is_file():
         policy = load_policy(folder)
-        return PolicyAgent(policy, about=_provenance(text, folder, policy))
+        return PolicyAgent(policy, about=_provenance(text, weights_folder(folder), policy))
     said = read_agent_json(folder)
     where, weights = beside(folder, said["policy"])
     policy = load_policy(where)

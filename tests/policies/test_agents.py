@@ -1,6 +1,7 @@
 """Agents: what a spec stands for, folders that come back whole, experts with faults, actions that are no numbers."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from small_policy import HEADS, observations, small_policy
 from failwise.agent import ExpertAgent, PolicyAgent, load_agent, save_agent
 from failwise.envs import make_env
 from failwise.errors import CheckpointError, EpisodeError, SetupError, UnknownNameError
+from failwise.policies import weights_folder
 from failwise.policies.compact import weights_sha256
 from failwise.policies.critic import Critic, CriticNetwork
 from failwise.policies.critic_config import CriticConfig
@@ -213,3 +215,15 @@ def test_a_step_is_shown_where_an_inference_will_look_back_to_it(left, steps, wa
     """One action before the next inference, unless the episode ends before that."""
     agent = SimpleNamespace(policy=SimpleNamespace(spec=SimpleNamespace(history=2)))
     assert PolicyAgent.looks_back(agent, left, steps) is wanted
+
+
+def test_a_checkpoint_of_lerobot_train_may_be_named_by_the_folder_above(tmp_path):
+    policy = small_policy()
+    policy.save(tmp_path / "last" / "pretrained_model")
+    agent = load_agent(tmp_path / "last")
+    digest = weights_sha256(tmp_path / "last" / "pretrained_model")
+    assert digest and agent.provenance().checkpoint_sha256 == digest
+    assert weights_folder("lerobot:a/b?observation.image=c") == Path("a/b")
+    assert weights_folder(f"lerobot:{tmp_path / 'last'}?k=c") == tmp_path / "last" / "pretrained_model"
+    policy.save(tmp_path / "last")
+    assert weights_folder(tmp_path / "last") == tmp_path / "last", "what says of itself that it is one is one"

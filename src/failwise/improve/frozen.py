@@ -26,26 +26,16 @@ DRY_RUN_EPISODES = 8
 
 def is_frozen(policy: str | Path) -> bool:
     """Whether a policy is of a kind that is not trained here."""
-    from failwise.policies import policy_folder, split_address
+    from failwise.policies import split_address, weights_folder
 
     kind, _ = split_address(policy)
-    config = policy_folder(policy) / "config.json"
+    config = weights_folder(policy) / "config.json"
     if kind or not config.is_file():
         return bool(kind) and kind != "compact"
     try:
         return bool(json.loads(config.read_text(encoding="utf-8")).get("kind") != "compact")
     except (ValueError, AttributeError):
         return False  # what is wrong with it, whoever loads it says
-
-
-def checkpoint_folder(policy: str | Path) -> Path:
-    """Where the weights of a policy lie."""
-    from failwise.policies import policy_folder, split_address
-
-    _, rest = split_address(policy)
-    folder = policy_folder(rest.partition("?")[0])
-    inside = folder / "pretrained_model"  # what lerobot-train calls a checkpoint is the folder above it
-    return inside if inside.is_dir() else folder
 
 
 def load_frozen(policy: str | Path, options: ImproveOptions) -> GenerativePolicy:
@@ -132,10 +122,12 @@ def fit_frozen(
 
 def _keep(policy: str | Path, where: Path) -> Path:
     """A copy of the checkpoint in the run's folder, so that its agents are complete."""
+    from failwise.policies import weights_folder
+
     if not where.is_dir():
         half = where.with_name(where.name + ".tmp")
         shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(checkpoint_folder(policy).resolve(), half)
+        shutil.copytree(weights_folder(policy).resolve(), half)
         half.rename(where)
     return where
 

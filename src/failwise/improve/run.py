@@ -31,7 +31,7 @@ from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameE
 from failwise.improve.candidates import Candidate, ladder, proof_arms, recovery_ladder
 from failwise.improve.choose import Standing, successive_halving
 from failwise.improve.fitting import RoundData, fit_heads, fit_with_recoveries, load_compact, train_extra
-from failwise.improve.frozen import check_fit, checkpoint_folder, fit_frozen, is_frozen, load_frozen
+from failwise.improve.frozen import check_fit, fit_frozen, is_frozen, load_frozen
 from failwise.improve.options import ImproveOptions
 from failwise.improve.proof import prove
 from failwise.learn.options import AFILTraining, CriticOptions
@@ -246,11 +246,12 @@ def _check(env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> Non
 
 def _claim(out: Path, env_ids: Sequence[str], policy: Path, options: ImproveOptions) -> None:
     """Refuse to resume a run folder under another request: old episodes would be counted as new ones."""
+    from failwise.policies import weights_folder
     from failwise.policies.compact import weights_sha256
 
     asked = {
         "env_ids": list(env_ids),
-        "policy_sha256": weights_sha256(checkpoint_folder(policy) if is_frozen(policy) else policy),
+        "policy_sha256": weights_sha256(weights_folder(policy) if is_frozen(policy) else policy),
         "episodes": options.episodes,
         "demos": str(options.demos) if options.demos else None,
         "heads": _jsonable(asdict(options.heads)),

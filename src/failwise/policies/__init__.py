@@ -9,7 +9,7 @@ from typing import Any
 from failwise import registry
 from failwise.errors import CheckpointError
 
-__all__ = ["beside", "load_policy", "policy_folder", "shipped", "split_address"]
+__all__ = ["beside", "load_policy", "policy_folder", "shipped", "split_address", "weights_folder"]
 
 
 def shipped(name: str) -> Path:
@@ -31,6 +31,14 @@ def policy_folder(path: str | Path) -> Path:
     if not folder.exists() and folder.parent == Path() and packaged.is_dir():
         return packaged
     return folder
+
+
+def weights_folder(policy: str | Path) -> Path:
+    """Where the weights of a policy lie, however it is named; a checkpoint of lerobot-train may be the folder above."""
+    kind, rest = split_address(policy)
+    folder = policy_folder(rest.partition("?")[0] if kind else rest)
+    inside = folder / "pretrained_model"
+    return inside if inside.is_dir() and not (folder / "config.json").is_file() else folder
 
 
 def split_address(path: str | Path) -> tuple[str, str]:
@@ -67,7 +75,7 @@ def load_policy(path: str | Path) -> Any:
     named, rest = split_address(path)
     if named:
         return registry.load("policy", named).load(rest)
-    folder = policy_folder(path)
+    folder = weights_folder(path)
     if not folder.is_dir():
         raise CheckpointError(f"no policy folder {str(path)!r}; train one with: failwise train bc")
     config = folder / "config.json"
