@@ -273,6 +273,7 @@ def test_a_person_finds_watches_compares_and_labels_a_failure(site, page):
     page.click("button:has-text('Show')")
     assert "episode" in page.inner_text("#count")
     page.click(".episodes li a >> nth=0")
+    page.wait_for_selector("video")  # the click leads to another page, which may still be on its way
     until(page, "document.querySelector('video').readyState >= 3")
     page.click("[data-chart] >> nth=0", position={"x": 10, "y": 5})
     first = at(page)
