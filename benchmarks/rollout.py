@@ -7,7 +7,7 @@
     look_over_every_step    images only where the policy looks, over images at every step, one worker
     ray_over_pool           two workers on Ray over two of the process pool; budget: at least 0.9; left out without Ray
 
-    .venv-lerobot/bin/python benchmarks/rollout.py --peer lerobot        # two minutes; the peer instead of the above
+    .venv-lerobot/bin/python benchmarks/rollout.py --peer lerobot        # four minutes; the peer instead of the above
 
     over_lerobot_eval       steps a second over those of lerobot-eval: the same checkpoint, 480x480; budget: at least 10
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=48, help="of each way and repeat; of the slow one a third")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer", choices=["lerobot"], help="compare with another framework's evaluation")
-    parser.add_argument("--peer-steps", type=int, default=24, help="of each episode beside a peer")
+    parser.add_argument("--peer-steps", type=int, default=96, help="of each episode beside a peer; so many a task takes")
     arguments = parser.parse_args()
     if arguments.peer:
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen LeRobot's renderer needs to be told
