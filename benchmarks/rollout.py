@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=48, help="of each way and repeat; of the slow one a third")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer", choices=["lerobot"], help="compare with another framework's evaluation")
-    parser.add_argument("--peer-steps", type=int, default=96, help="of each episode beside a peer; so many a task takes")
+    parser.add_argument("--peer-steps", type=int, default=96, help="of each episode beside a peer")
     arguments = parser.parse_args()
     if arguments.peer:
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen LeRobot's renderer needs to be told
