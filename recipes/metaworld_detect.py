@@ -84,7 +84,7 @@ class Recipe:
     episodes: int = 44
     """Own episodes a task, and as many earlier ones on other seeds."""
     offset: int = 132
-    """Skip so many seeds: those of the earlier episodes, and of comparisons before ours or the rendering was changed."""
+    """Skip so many seeds: those of the earlier episodes, and of comparisons before ours or the pictures changed."""
     failure_head: FitOptions = field(
         # No weight decay: it would reach the success head, which shares the tensors and has no loss here.
         default_factory=lambda: FitOptions(steps=400, copies=4, learning_rate=2e-4, warmup=50, weight_decay=0.0)
