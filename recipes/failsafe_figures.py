@@ -15,13 +15,13 @@ from failwise.store import EpisodeStore
 from figures_of import REPOSITORY, machine
 
 
-def write_results(out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -> None:
-    """docs/results/failsafe.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
+def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -> None:
+    """docs/results/NAME.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
     minutes = out / "minutes.json"
     about = json.loads((out / "recovery" / "recovery.json").read_text(encoding="utf-8"))
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
-        "command": "python recipes/failures_on_purpose.py",
+        "command": f"python recipes/failures_on_purpose.py --suite {settings['suite']}",
         **machine(),
         "minutes": json.loads(minutes.read_text(encoding="utf-8")),
         "settings": settings,
@@ -38,7 +38,7 @@ def write_results(out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -
             "recovery": pairs(variants.parent, arms[-1]),
             "comparison": json.loads(variants.read_text(encoding="utf-8")),
         }
-    path = REPOSITORY / "docs" / "results" / "failsafe.json"
+    path = REPOSITORY / "docs" / "results" / f"{name}.json"
     path.write_text(json.dumps(results, indent=1).replace(f"{out}/", "") + "\n", encoding="utf-8")
     print(path)
 

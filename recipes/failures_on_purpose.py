@@ -3,16 +3,19 @@
     make maniskill
     .venv-maniskill/bin/python recipes/failures_on_purpose.py                  # hours on two cores; resumes
     .venv-maniskill/bin/python recipes/failures_on_purpose.py --stage report   # only the figures, from what is on disk
+    python recipes/failures_on_purpose.py --suite metaworld                    # the same on six tasks of Meta-World
 
 Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
 failures mended likewise -> a recovery actor, judged on layouts that it has not seen -> both policies with and without
 it on test seeds; the good one trained on with the recoveries against as many further demonstrations; the good one on
-variants of the tasks -> docs/results/failsafe.json.
+variants of the tasks -> docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are
+no variants; its figures are in docs/results/failsafe_metaworld.json.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,7 +30,7 @@ from failwise.generate import GenerateOptions, Request, cells_of, generate, mend
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions, RecoveryTraining
 from failwise.learn.recovery import train_recovery
-from failwise.policies import load_policy
+from failwise.policies import load_policy, shipped
 from failwise.policies.compact import CompactVLA
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.rollout.collecting import environment
@@ -35,8 +38,13 @@ from failwise.seeds import COLLECT, DEMOS, TEST
 from failwise.store import EpisodeStore
 from failwise.types import Outcome
 from figures_of import Minutes
+from metaworld_improve import TASKS, env_ids
 
-STRENGTHS = ("weak", "good")
+SUITES = {
+    "maniskill": ("maniskill/PickCube-v1", "maniskill/PushCube-v1", "maniskill/StackCube-v1"),
+    "metaworld": tuple(env_ids(TASKS)),
+}
+RESULTS = {"maniskill": "failsafe", "metaworld": "failsafe_metaworld"}
 PASSES = 3  # over the cells of a task, each asking more of those that filled
 TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
@@ -45,12 +53,14 @@ TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is
 class Recipe:
     """The experiment's settings; the defaults are those of the published figures."""
 
-    out: Path = Path("runs/failsafe")
-    """Folder of everything that the experiment makes."""
+    suite: Literal["maniskill", "metaworld"] = "maniskill"
+    """Whose tasks."""
+    out: Path | None = None
+    """Folder of everything that the experiment makes; without it runs/failsafe or runs/failsafe_metaworld."""
     stage: Literal["all", "failures", "policies", "report"] = "all"
     """Everything, only the failures, only the policies, or only the figures."""
-    tasks: tuple[str, ...] = ("maniskill/PickCube-v1", "maniskill/PushCube-v1", "maniskill/StackCube-v1")
-    """The tasks."""
+    strengths: tuple[Literal["weak", "good"], ...] = ("weak", "good")
+    """The policies, the strongest last."""
     failures: int = 240
     """Failures with a verified recovery a task, over all modes."""
     own_seeds: int = 30
@@ -76,10 +86,20 @@ class Recipe:
     workers: int = 2
     """Processes that run episodes."""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The suite's."""
+        return SUITES[self.suite]
+
+    @property
+    def folder(self) -> Path:
+        """``out``, or the suite's own."""
+        return self.out or Path("runs") / RESULTS[self.suite]
+
 
 def main(recipe: Recipe) -> None:
     """Run the stages in order; each skips what is on disk."""
-    minutes = Minutes(recipe.out / "minutes.json")
+    minutes = Minutes(recipe.folder / "minutes.json")
     if recipe.stage in ("all", "failures"):
         with minutes.of("failures"):
             make_failures(recipe)
@@ -92,23 +112,25 @@ def main(recipe: Recipe) -> None:
         with minutes.of("recovery actor"):
             learn_recovery(recipe)
         with minutes.of("proof"):
-            prove(recipe, STRENGTHS, recipe.tasks, recipe.test_seeds, "proof")
-        with minutes.of("recoveries as data"):
-            train_on(recipe)
-            arms = {name: str(recipe.out / name) for name in TRAINED_ON}
-            layouts = list(TEST.claim(recipe.test_seeds))
-            evaluate(recipe.tasks, arms, layouts, recipe.out / "data", workers=recipe.workers)
-        with minutes.of("variants"):
-            changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
-            prove(recipe, STRENGTHS[1:], changed, recipe.variant_seeds, "variants")
+            prove(recipe, recipe.strengths, recipe.tasks, recipe.test_seeds, "proof")
+        if "good" in recipe.strengths:
+            with minutes.of("recoveries as data"):
+                train_on(recipe)
+                arms = {name: str(recipe.folder / name) for name in TRAINED_ON}
+                layouts = list(TEST.claim(recipe.test_seeds))
+                evaluate(recipe.tasks, arms, layouts, recipe.folder / "data", workers=recipe.workers)
+        if recipe.suite == "maniskill":
+            with minutes.of("variants"):
+                changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
+                prove(recipe, recipe.strengths[-1:], changed, recipe.variant_seeds, "variants")
     if recipe.stage in ("all", "report"):
-        settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs/failsafe"}
-        write_results(recipe.out, settings, STRENGTHS)
+        settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs", "tasks": recipe.tasks}
+        write_results(RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
 
 
 def make_failures(recipe: Recipe) -> None:
     """Failures of every mode that a task knows, spread evenly; what some cells lack, those that filled make up for."""
-    folder, options = recipe.out / "failures", GenerateOptions(workers=recipe.workers)
+    folder, options = recipe.folder / "failures", GenerateOptions(workers=recipe.workers)
     for task in recipe.tasks:
         env = environment(task)
         modes = possible_modes(env)
@@ -126,31 +148,35 @@ def make_failures(recipe: Recipe) -> None:
 
 def train_policies(recipe: Recipe) -> None:
     """A policy from demonstrations of mixed quality, and the same one trained on with clean ones."""
-    mixed, clean = recipe.out / "demos", recipe.out / "demos-clean"
-    demonstrate(recipe, mixed, "mixed", range(recipe.demo_seeds))
-    demonstrate(recipe, clean, "clean", range(recipe.clean_seeds))
-    weak, good = (recipe.out / name for name in STRENGTHS)
+    weak, good = (recipe.folder / name for name in ("weak", "good"))
     if not (weak / "config.json").is_file():
-        train_bc(mixed, weak, BCOptions(fit=recipe.weak))
-    if not (good / "config.json").is_file():
+        if recipe.suite == "metaworld":
+            shutil.copytree(shipped("metaworld-base"), weak)
+        else:
+            mixed = recipe.folder / "demos"
+            demonstrate(recipe, mixed, "mixed", range(recipe.demo_seeds))
+            train_bc(mixed, weak, BCOptions(fit=recipe.weak))
+    if "good" in recipe.strengths and not (good / "config.json").is_file():
+        clean = recipe.folder / "demos-clean"
+        demonstrate(recipe, clean, "clean", range(recipe.clean_seeds))
         train_bc(clean, good, BCOptions(fit=recipe.good, start=weak))
 
 
 def mend_own_failures(recipe: Recipe) -> None:
     """Own episodes of both policies, on layouts of their own; failed ones are mended, successful ones kept beside."""
-    for index, name in enumerate(STRENGTHS):
+    for index, name in enumerate(recipe.strengths):
         seeds = COLLECT.claim(recipe.own_seeds, offset=index * recipe.own_seeds)
-        items = [RolloutItem(task, s, s, name, str(recipe.out / name)) for task in recipe.tasks for s in seeds]
-        own = recipe.out / f"own-{name}"
+        items = [RolloutItem(task, s, s, name, str(recipe.folder / name)) for task in recipe.tasks for s in seeds]
+        own = recipe.folder / f"own-{name}"
         collect(items, own, workers=recipe.workers, title=f"own episodes, {name}")
-        mend_own(own, recipe.tasks, recipe.out / "failures", GenerateOptions(workers=recipe.workers))
+        mend_own(own, recipe.tasks, recipe.folder / "failures", GenerateOptions(workers=recipe.workers))
 
 
 def train_on(recipe: Recipe) -> None:
     """The good policy, trained on with recoveries, and with as many pictures of further demonstrations."""
-    further = recipe.out / "further"
+    further = recipe.folder / "further"
     demonstrate(recipe, further, "clean", range(recipe.clean_seeds, recipe.clean_seeds + recipe.demo_seeds))
-    stores = {"with-demos": further, "with-recoveries": recipe.out / "failures" / "recoveries"}
+    stores = {"with-demos": further, "with-recoveries": recipe.folder / "failures" / "recoveries"}
     metas = [EpisodeStore(store).metas() for store in stores.values()]
     frames = min(
         sum(m.n_frames for m in mine if m.env_id == task and m.outcome == Outcome.SUCCESS)
@@ -158,10 +184,10 @@ def train_on(recipe: Recipe) -> None:
         for task in recipe.tasks
     )
     for name, store in stores.items():
-        if not (recipe.out / name / "config.json").is_file():
+        if not (recipe.folder / name / "config.json").is_file():
             total = frames * len(recipe.tasks)
-            options = BCOptions(fit=recipe.on, start=recipe.out / "good", also=store, also_frames=total)
-            train_bc(recipe.out / "demos-clean", recipe.out / name, options)
+            options = BCOptions(fit=recipe.on, start=recipe.folder / "good", also=store, also_frames=total)
+            train_bc(recipe.folder / "demos-clean", recipe.folder / name, options)
 
 
 def demonstrate(recipe: Recipe, out: Path, quality: str, seeds: range) -> None:
@@ -174,18 +200,18 @@ def demonstrate(recipe: Recipe, out: Path, quality: str, seeds: range) -> None:
 
 def prove(recipe: Recipe, names: Sequence[str], tasks: Sequence[str], seeds: int, folder: str) -> None:
     """Policies with and without the recovery actor, on the same test seeds."""
-    arms = {name: str(recipe.out / name) for name in names}
-    recover = str(recipe.out / "recovery")
+    arms = {name: str(recipe.folder / name) for name in names}
+    recover = str(recipe.folder / "recovery")
     layouts = list(TEST.claim(seeds))
-    evaluate(list(tasks), arms, layouts, recipe.out / folder, workers=recipe.workers, recover=recover)
+    evaluate(list(tasks), arms, layouts, recipe.folder / folder, workers=recipe.workers, recover=recover)
 
 
 def learn_recovery(recipe: Recipe) -> None:
-    """One recovery actor for both policies; it sees through the good one's backbone."""
-    if not (recipe.out / "recovery" / "recovery.json").is_file():
-        policy = load_policy(recipe.out / "good")
+    """One recovery actor for all policies; it sees through the strongest one's backbone."""
+    if not (recipe.folder / "recovery" / "recovery.json").is_file():
+        policy = load_policy(recipe.folder / recipe.strengths[-1])
         assert isinstance(policy, CompactVLA), "train_bc makes no other"
-        train_recovery(policy, recipe.out / "failures", recipe.recovery).save(recipe.out / "recovery")
+        train_recovery(policy, recipe.folder / "failures", recipe.recovery).save(recipe.folder / "recovery")
 
 
 if __name__ == "__main__":

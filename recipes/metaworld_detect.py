@@ -49,7 +49,7 @@ FURTHER = (
     "pick-out-of-hole", "shelf-place",
 )  # fmt: skip
 SHORTER = {"epochs": 60}  # for recurrent networks, which take minutes a fold
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "safe-lstm": SHORTER,
     "changes": {"options": SHORTER},
     "ensemble": {"members": {"safe-mlp": {}, "safe-lstm": SHORTER, "mahalanobis": {}}},
