@@ -34,6 +34,7 @@ def over_lerobot_eval(steps: int, repeats: int) -> dict[str, float]:
     and act 8 steps on them. The tiny one costs next to nothing, so that the loops are compared; with the small one both
     loops wait for the same network. LeRobot renders at every step, as ``lerobot-eval`` does, ours where the policy
     looks; ours also records the episode. Each has a process of its own: in one, the renderers would share settings.
+    Both use as many threads as torch takes by itself, as ``lerobot-eval`` and ``failwise collect --workers 1`` do.
     """
     context = multiprocessing.get_context("spawn")
     both = ("lerobot", "failwise")
@@ -87,7 +88,6 @@ def _peer(checkpoint: str) -> tuple[Any, Any, Any, Any]:
     from lerobot.envs.factory import make_env as lerobot_env
     from lerobot.envs.factory import make_env_pre_post_processors
 
-    torch.set_num_threads(1)
     policy: Any = _agent(checkpoint).policy
     about = MetaworldEnv(task=LEROBOT_TASK)
     env = next(iter(next(iter(lerobot_env(about, n_envs=1).values())).values()))
@@ -97,7 +97,6 @@ def _peer(checkpoint: str) -> tuple[Any, Any, Any, Any]:
 
 @lru_cache
 def _agent(checkpoint: str) -> Any:
-    torch.set_num_threads(1)
     return load_agent(checkpoint)
 
 
