@@ -266,14 +266,19 @@ def until(page: Any, expression: str, seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+def follow(page, selector):
+    """Click what leads to another page, and wait until that one is there."""
+    with page.expect_navigation():
+        page.click(selector)
+
+
 def test_a_person_finds_watches_compares_and_labels_a_failure(site, page):
     page.goto(site.url)
     page.select_option("select[name=outcome]", "timeout")
     page.select_option("select[name=arm]", "base")
-    page.click("button:has-text('Show')")
+    follow(page, "button:has-text('Show')")
     assert "episode" in page.inner_text("#count")
-    page.click(".episodes li a >> nth=0")
-    page.wait_for_selector("video")  # the click leads to another page, which may still be on its way
+    follow(page, ".episodes li a >> nth=0")
     until(page, "document.querySelector('video').readyState >= 3")
     page.click("[data-chart] >> nth=0", position={"x": 10, "y": 5})
     first = at(page)
@@ -286,12 +291,12 @@ def test_a_person_finds_watches_compares_and_labels_a_failure(site, page):
     page.click("[data-take]")
     assert page.input_value("[data-onset]") == str(at(page))
     page.fill("input[name=mode]", "slipped")
-    page.click("button:has-text('Keep label')")
+    follow(page, "button:has-text('Keep label')")
     assert "Your label was kept" in page.inner_text(".said")
     assert "slipped from step" in page.inner_text("ul.labels")
-    page.click("ul.labels button:has-text('take back')")
+    follow(page, "ul.labels button:has-text('take back')")
     assert page.query_selector("ul.labels") is None
-    page.click("a.compare >> nth=0")
+    follow(page, "a.compare >> nth=0")
     assert page.locator("video").count() == 2
     page.click("button:has-text('Play both')")
     until(page, "[...document.querySelectorAll('[data-step]')].every(o => Number(o.value) >= 15)")
