@@ -7,7 +7,7 @@
     look_over_every_step    images only where the policy looks, over images at every step, one worker
     ray_over_pool           two workers on Ray over two of the process pool; budget: at least 0.9; left out without Ray
 
-    .venv-lerobot/bin/python benchmarks/rollout.py --peer lerobot        # four minutes; the peer instead of the above
+    .venv-lerobot/bin/python benchmarks/rollout.py --peer lerobot        # three minutes; the peer instead of the above
 
     over_lerobot_eval       steps a second over those of lerobot-eval: the same checkpoint, 480x480; budget: at least 10
 
