@@ -151,7 +151,9 @@ def train_policies(recipe: Recipe) -> None:
     weak, good = (recipe.folder / name for name in ("weak", "good"))
     if not (weak / "config.json").is_file():
         if recipe.suite == "metaworld":
-            shutil.copytree(shipped("metaworld-base"), weak)
+            half = weak.with_suffix(".half")  # renamed when whole: a copy that was stopped is no policy
+            shutil.copytree(shipped("metaworld-base"), half, dirs_exist_ok=True)
+            half.rename(weak)
         else:
             mixed = recipe.folder / "demos"
             demonstrate(recipe, mixed, "mixed", range(recipe.demo_seeds))
