@@ -213,7 +213,8 @@ def learn_recovery(recipe: Recipe) -> None:
     if not (recipe.folder / "recovery" / "recovery.json").is_file():
         policy = load_policy(recipe.folder / recipe.strengths[-1])
         assert isinstance(policy, CompactVLA), "train_bc makes no other"
-        train_recovery(policy, recipe.folder / "failures", recipe.recovery).save(recipe.folder / "recovery")
+        kept = recipe.folder / "frames"
+        train_recovery(policy, recipe.folder / "failures", recipe.recovery, kept).save(recipe.folder / "recovery")
 
 
 if __name__ == "__main__":

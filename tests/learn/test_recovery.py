@@ -10,18 +10,20 @@ from chunk_data import small_policy
 
 from failwise.cli import main
 from failwise.envs.tiny import make
-from failwise.errors import CheckpointError, DataError
+from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
+from failwise.learn import frames
+from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import RecoveryTraining
-from failwise.learn.recovery import held_out, judge, load_windows, train_recovery
+from failwise.learn.recovery import fewer_plans, held_out, judge, load_windows, train_recovery
 from failwise.policies.compact import CompactVLA
-from failwise.recover.compact import NONE, CompactAdvisor
+from failwise.recover.compact import NONE, CompactAdvisor, frame_features
 from failwise.rollout import RolloutItem, collect
 from failwise.store import EpisodeStore
 from failwise.types import Actor
 
 ENV = "tiny/push"
-OPTIONS = RecoveryTraining(window=4, steps=150, batch=48, grace=4)
+OPTIONS = RecoveryTraining(plans=1e9, window=4, steps=150, batch=48, grace=4)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def windows_of(policy: CompactVLA, data: Path):
     metas = [m for m in EpisodeStore(data / "episodes").metas() if "stages" in m.extra]
     kinds = [NONE, *sorted({(p["mode"], p["axis"]) for m in metas if (p := m.extra.get("kind"))})]
     stages = sorted({s for m in metas for s in m.extra["stages"]})
-    return metas, load_windows(policy, data, metas, stages, kinds, OPTIONS)
+    return metas, load_windows(FrameFeatures(policy), data, metas, stages, kinds, OPTIONS)
 
 
 def test_moments_are_labelled_by_what_was_done(policy: CompactVLA, data: Path) -> None:
@@ -143,5 +145,84 @@ def test_the_command_line_tells_the_figures(policy: CompactVLA, data: Path, tmp_
     assert main([*command, "--steps", "20", "--window", "3"]) == 0
     told = capsys.readouterr().out
     assert "held-out layouts" in told and "cosine of the move" in told
-    assert (tmp_path / "r" / "recovery.safetensors").is_file()
+    assert (tmp_path / "r" / "recovery.safetensors").is_file() and not (tmp_path / "r" / "frames").exists()
     assert main(["train", "recovery", "--data", str(tmp_path / "none"), *command[4:]]) == 2
+
+
+def test_features_are_made_once_and_again_where_anything_of_theirs_changed(
+    policy: CompactVLA, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EpisodeStore(data / "episodes")
+    episode = store.read(store.metas()[0].episode_id)
+    seen = []
+    monkeypatch.setattr(frames, "frame_features", lambda *args: seen.append(args) or frame_features(*args))
+    looks, first = FrameFeatures(policy, tmp_path)(episode)
+    once = len(seen)
+    assert once and len(looks) == len(first) == episode.meta.n_frames
+    again = FrameFeatures(policy, tmp_path)(episode)
+    assert len(seen) == once and again[0] == looks and np.array_equal(again[1], first)
+    assert np.array_equal(FrameFeatures(policy)(episode)[1], first) and len(seen) == 2 * once
+
+    other = small_policy()
+    other.text.load_state_dict({episode.meta.instruction: torch.randn(6, 384).half()})
+    assert not np.array_equal(FrameFeatures(other, tmp_path)(episode)[1], first), "of other sentences"
+    episode.meta = episode.meta.model_copy(update={"env_seed": -1})
+    FrameFeatures(policy, tmp_path)(episode)
+    assert len(seen) == 4 * once and len(list(tmp_path.iterdir())) == 3
+
+
+def test_damaged_features_are_told(policy: CompactVLA, data: Path, tmp_path: Path) -> None:
+    store = EpisodeStore(data / "episodes")
+    episode = store.read(store.metas()[0].episode_id)
+    FrameFeatures(policy, tmp_path)(episode)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match=r"is damaged .*; remove it"):
+        FrameFeatures(policy, tmp_path)(episode)
+
+
+def test_a_training_that_was_stopped_goes_on(
+    policy: CompactVLA, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def stopped(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise KeyboardInterrupt
+        return frame_features(*args)
+
+    monkeypatch.setattr(frames, "frame_features", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_recovery(policy, data, OPTIONS, tmp_path)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept and not any(name.endswith(".tmp") for name in kept)
+    before = calls
+    assert train_recovery(policy, data, OPTIONS, tmp_path).notes == train_recovery(policy, data, OPTIONS).notes
+    assert kept < {path.name for path in tmp_path.iterdir()}
+    whole = calls - before
+    calls = 100
+    train_recovery(policy, data, OPTIONS, tmp_path)
+    assert whole > 0 and calls == 100
+
+
+def test_plans_are_as_many_as_asked_for_and_of_layouts_with_failures_first(data: Path) -> None:
+    metas = [m for m in EpisodeStore(data / "episodes").metas() if "stages" in m.extra]
+    failures = [m for m in metas if "kind" in m.extra]
+    plans = {m.env_seed for m in metas if m.arm == "plan"}
+    spare = metas[0].model_copy(update={"episode_id": "spare", "env_seed": min(plans) - 1, "arm": "plan", "extra": {}})
+    own = failures[0].model_copy(update={"episode_id": "own", "arm": "own"})
+    own = own.model_copy(update={"extra": {**own.extra, "own": {}}})
+    chosen = fewer_plans([spare, own, *metas], 0.25)
+    assert [m for m in chosen if m.arm != "plan"] == [own, *(m for m in metas if m.arm != "plan")]
+    left = [m.env_seed for m in chosen if m.arm == "plan"]
+    assert len(left) == -(-len(failures) // 4) and set(left) <= {m.env_seed for m in failures}
+    assert {m.env_seed for m in fewer_plans([spare, *metas], 100) if m.arm == "plan"} == plans | {spare.env_seed}
+    assert not any(m.arm == "plan" for m in fewer_plans(metas, 0))
+
+
+@pytest.mark.parametrize("plans", [-1.0, float("nan")])
+def test_a_share_of_plans_below_zero_is_refused(plans: float) -> None:
+    with pytest.raises(SetupError, match="plans at least 0"):
+        RecoveryTraining(plans=plans)

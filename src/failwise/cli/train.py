@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,8 +126,9 @@ def recovery(argv: Sequence[str]) -> Path:
     if not isinstance(policy, CompactVLA):
         raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; recovery actors read compact ones")
     with tracking(common.track, "train recovery", common.out, common, options):
-        advisor = train_recovery(policy, common.data, options)
+        advisor = train_recovery(policy, common.data, options, common.out / "frames")
     advisor.save(common.out)
+    shutil.rmtree(common.out / "frames")
     found = advisor.notes["figures"]
     print(
         f"on {advisor.notes['held_out_layouts']} held-out layouts ({found['moments']} moments): failing or not "

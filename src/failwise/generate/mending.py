@@ -11,7 +11,7 @@ import numpy as np
 
 from failwise.envs.leading import ArmEnvironment
 from failwise.generate.corrections import Correction, search
-from failwise.generate.plan import Plan, Run
+from failwise.generate.plan import PLAN, Plan, Run
 from failwise.generate.recording import Told, record
 from failwise.store import EpisodeStore
 from failwise.types import Actor, FailureEvent, Outcome
@@ -85,7 +85,7 @@ def mend(
     if plan is not None:
         of_plan = {"stages": {name: list(span) for name, span in plan.spans.items()}}
         actors = [Actor.EXPERT] * len(plan.run)
-        record(env, episodes, "plan", told, plan.run, actors, Outcome.SUCCESS, look_every, None, of_plan)
+        record(env, episodes, PLAN, told, plan.run, actors, Outcome.SUCCESS, look_every, None, of_plan)
     for number, (correction, rest) in enumerate(found, 1):
         at = correction.at
         more = {"recovers": name, "takeover": at, "correction": correction.model_dump(mode="json")}

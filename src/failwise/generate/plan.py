@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from failwise.types import Observation
 
+PLAN = "plan"  # arm of the episodes that follow one as it is
 Snapshot = dict[str, NDArray[Any]]
 SETTLE = 10  # steps that a failure gets after the last planned action: delayed ones count, and so do late successes
 

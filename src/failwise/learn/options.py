@@ -100,6 +100,8 @@ class RecoveryTraining:
     """Peak rate of AdamW, cosine decay."""
     weight_decay: float = 0.05
     """Decoupled weight decay."""
+    plans: float = 0.5
+    """Plans without a perturbation that are learned from, for each failure on purpose of a task."""
     grace: int = 6
     """Steps after an onset that are not judged: nothing can be seen yet."""
     held_out: float = 0.2
@@ -108,8 +110,10 @@ class RecoveryTraining:
     """Seed of the split, the weights and the batches."""
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.steps < 1 or self.batch < 3 or not 0 < self.held_out < 1:
-            raise SetupError("window and steps must be at least 1, batch at least 3, held-out between 0 and 1")
+        if self.window < 1 or self.steps < 1 or self.batch < 3 or not 0 < self.held_out < 1 or not self.plans >= 0:
+            raise SetupError(
+                "window and steps must be at least 1, batch at least 3, held-out between 0 and 1, plans at least 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ Frames become features of a frozen policy once; what is trained is small (``fail
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +20,20 @@ from torch.nn import functional as F
 
 from failwise.detect.base import Scaler
 from failwise.errors import DataError
-from failwise.generate.plan import stage_at
+from failwise.generate.plan import PLAN, stage_at
 from failwise.learn.figures import figures
+from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import RecoveryTraining
 from failwise.learn.progress import TrainingProgress
-from failwise.recover.compact import NONE, CompactAdvisor, Recurrent, frame_features
+from failwise.recover.compact import NONE, CompactAdvisor, Recurrent
 from failwise.rollout.progress import track
 from failwise.store import EpisodeStore
-from failwise.types import EpisodeMeta, Observation
+from failwise.types import EpisodeMeta
 
 if TYPE_CHECKING:
     from failwise.policies.compact import CompactVLA
-    from failwise.store import StoredEpisode
 
 EPISODES = "episodes"
-BATCH_FRAMES = 32
 SMALLEST = 1e-4  # metres or radians: axes that move less in all corrections do not move
 
 
@@ -65,19 +66,28 @@ class Windows:
         )  # fmt: skip
 
 
-def train_recovery(policy: CompactVLA, folder: Path, options: RecoveryTraining) -> CompactAdvisor:
+def train_recovery(
+    policy: CompactVLA, folder: Path, options: RecoveryTraining, kept: Path | None = None
+) -> CompactAdvisor:
     """Fit a recovery actor to what ``failwise generate`` made; its ``notes`` hold figures on held-out layouts.
 
     Those of "figures" are on failures made on purpose, as FailSafe reports them; those of "own" on the policy's own
     episodes, where there are any.
 
+    Args:
+        policy: whose frozen backbone sees the pictures.
+        folder: what ``failwise generate`` made.
+        options: how.
+        kept: folder that keeps the features of each episode, so that a training that was stopped goes on.
+
     Raises:
         DataError: no pictures, no failures, no verified corrections, or no layout left to hold out.
+        CheckpointError: a file in ``kept`` is damaged.
     """
-    metas = _usable(EpisodeStore(folder / EPISODES, create=False))
+    metas = fewer_plans(_usable(EpisodeStore(folder / EPISODES, create=False)), options.plans)
     stages = sorted({name for meta in metas for name in meta.extra["stages"]})
     kinds = [NONE, *sorted({_kind(meta) for meta in metas} - {NONE})]
-    windows, stride = load_windows(policy, folder, metas, stages, kinds, options)
+    windows, stride = load_windows(FrameFeatures(policy, kept), folder, metas, stages, kinds, options)
     aside = held_out(windows.seed, options)
     learned, judged = windows.take(~aside), windows.take(aside)
     if not learned.failing.any() or not np.isfinite(learned.delta).any():
@@ -97,7 +107,7 @@ def train_recovery(policy: CompactVLA, folder: Path, options: RecoveryTraining) 
 
 
 def load_windows(
-    policy: CompactVLA, folder: Path, metas: Sequence[EpisodeMeta], stages: Sequence[str],
+    frames_of: FrameFeatures, folder: Path, metas: Sequence[EpisodeMeta], stages: Sequence[str],
     kinds: Sequence[tuple[str, str]], options: RecoveryTraining,
 ) -> tuple[Windows, int]:  # fmt: skip
     """Every recorded picture of some episodes as a moment to be judged, and the steps between pictures.
@@ -110,7 +120,7 @@ def load_windows(
     store = EpisodeStore(folder / EPISODES, create=False)
     rows: list[tuple[NDArray[np.float32], bool, int, int, NDArray[np.float32], int, bool]] = []
     stride = _stride(store, metas)
-    encoded = ((meta, *_frames(policy, store.read(meta.episode_id))) for meta in metas)
+    encoded = ((meta, *frames_of(store.read(meta.episode_id))) for meta in metas)
     for meta, looks, frames in track(encoded, total=len(metas), title="frames", outcomes=False):
         for index, step in enumerate(looks):
             about = _about(meta, step, stride, options.grace)
@@ -196,6 +206,26 @@ def _usable(store: EpisodeStore) -> list[EpisodeMeta]:
     return sorted(metas, key=lambda m: (m.env_id, m.env_seed, m.arm))
 
 
+def fewer_plans(metas: Sequence[EpisodeMeta], share: float) -> list[EpisodeMeta]:
+    """Everything but plans, and of each task at most ``share`` times as many plans as failures on purpose.
+
+    A plan was recorded for every layout that was tried, also where no failure came of it. Those of layouts with a
+    failure come first: the same scene, once as it should go and once as it should not.
+    """
+    failed = {(m.env_id, m.env_seed) for m in metas if "kind" in m.extra and "own" not in m.extra}
+    tally = Counter(m.env_id for m in metas if "kind" in m.extra and "own" not in m.extra)
+    plans = sorted(
+        (m for m in metas if m.arm == PLAN), key=lambda m: ((m.env_id, m.env_seed) not in failed, m.env_seed)
+    )
+    left = {task: math.ceil(share * n) for task, n in tally.items()}
+    chosen = set()
+    for meta in plans:
+        if left.get(meta.env_id, 0) > 0:
+            left[meta.env_id] -= 1
+            chosen.add(meta.episode_id)
+    return [m for m in metas if m.arm != PLAN or m.episode_id in chosen]
+
+
 def _stride(store: EpisodeStore, metas: Sequence[EpisodeMeta]) -> int:
     """The steps between pictures, the same in all episodes."""
     gaps = {int(gap) for m in metas for gap in np.diff(store.read(m.episode_id).look_steps())}
@@ -225,22 +255,6 @@ def _about(
         return None
     moves = [c["delta"] for c in meta.extra["corrections"] if step <= c["at"] < step + stride]
     return True, stage, kind, np.array(moves[0], np.float32) if moves else unknown
-
-
-def _frames(policy: CompactVLA, episode: StoredEpisode) -> tuple[list[int], NDArray[np.float32]]:
-    """The steps of all recorded pictures, and their features (N, D)."""
-    states, meta, looks = episode.states(), episode.meta, episode.look_steps().tolist()
-    images = {camera: episode.frames(camera) for camera in policy.config.cameras}
-    observations = [
-        Observation({camera: x[i] for camera, x in images.items()}, states[step], meta.instruction)
-        for i, step in enumerate(looks)
-    ]
-    return looks, np.concatenate([frame_features(policy, part) for part in _batches(observations)])
-
-
-def _batches(observations: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
-    for first in range(0, len(observations), BATCH_FRAMES):
-        yield observations[first : first + BATCH_FRAMES]
 
 
 def held_out(seeds: NDArray[np.int64], options: RecoveryTraining) -> NDArray[np.bool_]:

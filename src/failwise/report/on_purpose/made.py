@@ -15,12 +15,11 @@ from failwise.generate import MODES, Attempt, Cell, parts_of, read_attempts
 from failwise.generate.attempts import FILE
 from failwise.generate.mending import EPISODES, RECOVERIES
 from failwise.generate.own import ARM
-from failwise.generate.plan import stages_in_order
+from failwise.generate.plan import PLAN, stages_in_order
 from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta
 
 COVERAGE = "coverage.json"
-PLAN = "plan"
 
 
 @dataclass(frozen=True)
