@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from failwise.policies.compact import CompactVLA
 
 EPISODES = "episodes"
+BATCH_MOMENTS = 4096
 SMALLEST = 1e-4  # metres or radians: axes that move less in all corrections do not move
 
 
@@ -42,12 +43,15 @@ class Windows:
     """M moments of episodes, each with the frames before it.
 
     Attributes:
-        frames_MWD: float32, features; the first frame is repeated where an episode has just begun.
+        frames_ND: float32, features of all frames, each once.
+        rows_MW: int64, which of them a moment sees, the latest last; an episode's first is repeated where it has just
+            begun.
         failing: bool (M,). stage, kind: int64 (M,), indices. delta: float32 (M, 7), NaN where no move is known.
         seed: int64 (M,), the layout. own: bool (M,), of a policy's own episode instead of one made on purpose.
     """
 
-    frames_MWD: NDArray[np.float32]
+    frames_ND: NDArray[np.float32]
+    rows_MW: NDArray[np.int64]
     failing: NDArray[np.bool_]
     stage: NDArray[np.int64]
     kind: NDArray[np.int64]
@@ -61,8 +65,8 @@ class Windows:
     def take(self, index: NDArray[Any]) -> Windows:
         """Some of them."""
         return Windows(
-            self.frames_MWD[index], self.failing[index], self.stage[index], self.kind[index], self.delta[index],
-            self.seed[index], self.own[index],
+            self.frames_ND, self.rows_MW[index], self.failing[index], self.stage[index], self.kind[index],
+            self.delta[index], self.seed[index], self.own[index],
         )  # fmt: skip
 
 
@@ -92,7 +96,7 @@ def train_recovery(
     learned, judged = windows.take(~aside), windows.take(aside)
     if not learned.failing.any() or not np.isfinite(learned.delta).any():
         raise DataError(f"{folder} has no failure with a verified correction to learn from; generate more")
-    scaler = Scaler().fit(learned.frames_MWD.reshape(-1, learned.frames_MWD.shape[2]))
+    scaler = Scaler().fit(learned.frames_ND[np.unique(learned.rows_MW)])
     known = np.isfinite(learned.delta[:, 0])
     scale = np.sqrt((learned.delta[known] ** 2).mean(0)).astype(np.float32)
     scale[scale < SMALLEST] = 0.0
@@ -118,7 +122,9 @@ def load_windows(
         DataError: pictures were taken at different distances in different episodes.
     """
     store = EpisodeStore(folder / EPISODES, create=False)
-    rows: list[tuple[NDArray[np.float32], bool, int, int, NDArray[np.float32], int, bool]] = []
+    rows: list[tuple[NDArray[np.int64], bool, int, int, NDArray[np.float32], int, bool]] = []
+    every: list[NDArray[np.float32]] = []
+    first = 0
     stride = _stride(store, metas)
     encoded = ((meta, *frames_of(store.read(meta.episode_id))) for meta in metas)
     for meta, looks, frames in track(encoded, total=len(metas), title="frames", outcomes=False):
@@ -126,14 +132,16 @@ def load_windows(
             about = _about(meta, step, stride, options.grace)
             if about is not None:
                 failing, stage, kind, delta = about
-                window = frames[np.maximum(np.arange(index - options.window + 1, index + 1), 0)]
+                window = first + np.maximum(np.arange(index - options.window + 1, index + 1), 0)
                 own = "own" in meta.extra
                 rows.append((window, failing, stages.index(stage), kinds.index(kind), delta, meta.env_seed, own))
+        every.append(frames)
+        first += len(frames)
     columns = list(zip(*rows, strict=True))
     return (
         Windows(
-            np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3]),
-            np.stack(columns[4]), np.array(columns[5]), np.array(columns[6]),
+            np.concatenate(every), np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]),
+            np.array(columns[3]), np.stack(columns[4]), np.array(columns[5]), np.array(columns[6]),
         ),
         stride,
     )  # fmt: skip
@@ -143,9 +151,7 @@ def judge(network: Recurrent, scaler: Scaler, scale: NDArray[np.float32], window
     """The figures of ``failwise.learn.figures`` on some moments, and ``auc``, of failing or not."""
     from sklearn.metrics import roc_auc_score
 
-    with torch.inference_mode():
-        failing, stage, kind, delta = (x.numpy() for x in network.eval()(_tensor(scaler, windows.frames_MWD)))
-    kind = kind.copy()
+    failing, stage, kind, delta = answers_at(windows, network, scaler)
     kind[:, 0] = -np.inf
     bad, known = windows.failing, np.isfinite(windows.delta[:, 0])
     found = figures(
@@ -155,15 +161,24 @@ def judge(network: Recurrent, scaler: Scaler, scale: NDArray[np.float32], window
     return {**found, "auc": float(roc_auc_score(bad, failing)) if 0 < bad.sum() < len(bad) else float("nan")}
 
 
+@torch.inference_mode()
+def answers_at(windows: Windows, network: Recurrent, scaler: Scaler) -> tuple[NDArray[np.float32], ...]:
+    """A network's logits of failing (M,), of stages (M, S) and kinds (M, K), and the scaled move (M, 7)."""
+    network.eval()
+    frames_ND = _tensor(scaler, windows.frames_ND)
+    parts = [network(frames_ND[rows]) for rows in torch.split(torch.from_numpy(windows.rows_MW), BATCH_MOMENTS)]
+    return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
+
+
 def _fit(
     windows: Windows, scaler: Scaler, scale: NDArray[np.float32], stages: int, kinds: int, options: RecoveryTraining
 ) -> Recurrent:
     torch.manual_seed(options.seed)
     random = np.random.default_rng(options.seed)
-    network = Recurrent(windows.frames_MWD.shape[2], stages, kinds).train()
+    network = Recurrent(windows.frames_ND.shape[1], stages, kinds).train()
     optimiser = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
-    frames = _tensor(scaler, windows.frames_MWD)
+    frames_ND, rows_MW = _tensor(scaler, windows.frames_ND), torch.from_numpy(windows.rows_MW)
     failing, stage, kind = (
         torch.from_numpy(x) for x in (windows.failing.astype(np.float32), windows.stage, windows.kind)
     )
@@ -173,8 +188,8 @@ def _fit(
     with TrainingProgress(options.steps, 0, "recovery", quiet=False) as progress:
         for step in range(1, options.steps + 1):
             rows = torch.from_numpy(np.concatenate([random.choice(p, options.batch // 3) for p in pools if len(p)]))
-            told = network(frames[rows])
-            loss = _loss(told, failing[rows], stage[rows], kind[rows], delta[rows])
+            answers = network(frames_ND[rows_MW[rows]])
+            loss = _loss(answers, failing[rows], stage[rows], kind[rows], delta[rows])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -271,5 +286,5 @@ def held_out(seeds: NDArray[np.int64], options: RecoveryTraining) -> NDArray[np.
     return np.isin(seeds, chosen)
 
 
-def _tensor(scaler: Scaler, frames_MWD: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(scaler(frames_MWD).astype(np.float32))
+def _tensor(scaler: Scaler, frames_ND: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(scaler(frames_ND).astype(np.float32))
