@@ -123,7 +123,7 @@ def test_the_gripper_follows_even_where_the_hand_is_already(tmp_path: Path) -> N
 def test_the_expert_acts_for_its_steps_at_an_alarm_and_rewind_goes_back(tmp_path: Path) -> None:
     env = make("push")
     env.reset(seed=3)
-    takeover = Takeover(None, TakeoverOptions(remedy="expert", expert_steps=5, pause=3, attempts=1))
+    takeover = Takeover(None, TakeoverOptions(remedy="expert", acting_steps=5, pause=3, attempts=1))
     takeover.begin(env)
     observation = env.reset(seed=3)[0]
     taken = []

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from failwise.envs.leading import arm_of, closing_commands, inside, towards, with_gripper
 from failwise.errors import EpisodeError, SetupError
 from failwise.recover import local
+from failwise.recover.acting import FOLDER, ActingPolicy, has_acting
 from failwise.types import FailureEvent
 
 if TYPE_CHECKING:
@@ -25,30 +26,34 @@ if TYPE_CHECKING:
     from failwise.recover.advice import Advice, Advisor
     from failwise.types import Observation
 
-Remedy = Literal["correct", "expert", "rewind"]
+Remedy = Literal["correct", "policy", "expert", "rewind"]
 
 
 class TakeoverOptions(BaseModel):
     """When and how somebody takes over.
 
     Attributes:
-        remedy: "correct" executes the advised move; "expert" lets the environment's expert act, an upper bound;
-            "rewind" leads the hand back to where it was some steps before.
+        remedy: "correct" executes the advised move; "policy" lets a recovery policy act; "expert" lets the
+            environment's expert act, an upper bound; "rewind" leads the hand back to where it was some steps before.
+            None takes "policy" where a recovery actor has one, and "correct" otherwise.
         threshold: on the advised probability of failure.
+        release: a recovery policy that acts hands back where the advisor, asked again, says at most that; 0 lets it act
+            for all its steps.
         every: steps between two questions to the advisor.
         attempts: takeovers an episode, at most.
-        move_steps: steps of one corrective move, at most. expert_steps: steps that the expert acts. back_steps: how far
-            a rewind goes back.
+        move_steps: steps of one corrective move, at most. acting_steps: steps that the expert or a recovery policy
+            acts. back_steps: how far a rewind goes back.
         pause: steps for which the policy is left alone after a takeover.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    remedy: Remedy = "correct"
+    remedy: Remedy | None = None
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    release: float = Field(default=0.0, ge=0.0, le=1.0)
     every: int = Field(default=10, ge=1)
     attempts: int = Field(default=3, ge=1)
     move_steps: int = Field(default=25, ge=1)
-    expert_steps: int = Field(default=60, ge=1)
+    acting_steps: int = Field(default=60, ge=1)
     back_steps: int = Field(default=30, ge=1)
     pause: int = Field(default=20, ge=0)
 
@@ -71,7 +76,8 @@ def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
         options: when and how it takes over.
 
     Raises:
-        CheckpointError: no such folder, or not a recovery actor's. SetupError: not an address and a model.
+        CheckpointError: no such folder, or not a recovery actor's. SetupError: not an address and a model, or a
+            recovery policy is asked for where there is none.
         MissingDependencyError: what a model needs is not installed.
     """
     if spec in ("expert", "rewind"):
@@ -86,7 +92,10 @@ def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
         return Takeover(VLMAdvisor.parse(spec), options, spec)
     from failwise.recover.compact import CompactAdvisor
 
-    return Takeover(CompactAdvisor.load(Path(spec)), options, spec)
+    folder = Path(spec)
+    advisor = CompactAdvisor.load(folder)
+    acting = ActingPolicy.load(folder / FOLDER) if options.remedy in (None, "policy") and has_acting(folder) else None
+    return Takeover(advisor, options, spec, acting)
 
 
 class Takeover:
@@ -96,27 +105,38 @@ class Takeover:
         advisor: says whether the episode is failing, and what to do; None where a monitor's alarm says when.
         options: when and how.
         name: for the record.
+        acting: the recovery policy, for the remedy "policy".
 
     Raises:
-        SetupError: a corrective move without an advisor that says where to.
+        SetupError: a corrective move without an advisor that says where to, or no recovery policy to act.
     """
 
-    def __init__(self, advisor: Advisor | None, options: TakeoverOptions | None = None, name: str = "") -> None:
-        self.advisor, self.options, self.name = advisor, options or TakeoverOptions(), name
-        if advisor is None and self.options.remedy == "correct":
+    def __init__(
+        self, advisor: Advisor | None, options: TakeoverOptions | None = None, name: str = "",
+        acting: ActingPolicy | None = None,
+    ) -> None:  # fmt: skip
+        options = options or TakeoverOptions()
+        remedy: Remedy = options.remedy or ("correct" if acting is None else "policy")
+        self.advisor, self.name, self.acting = advisor, name, acting
+        self.options, self.remedy = options.model_copy(update={"remedy": remedy}), remedy
+        if advisor is None and remedy == "correct":
             raise SetupError("a corrective move needs an advisor that says where to; use the remedy expert or rewind")
+        if acting is None and remedy == "policy":
+            raise SetupError(f"{name or 'this recovery actor'} has no policy that acts; train it with --acting-steps")
         self.events: list[FailureEvent] = []
         self.refused = 0
 
-    def begin(self, env: Environment) -> None:
-        """Start an episode.
+    def begin(self, env: Environment, seed: int = 0) -> None:
+        """Start an episode; ``seed`` is for what a recovery policy draws.
 
         Raises:
             SetupError: the environment cannot do what the remedy needs.
         """
-        if self.options.remedy == "expert" and not env.spec.has_expert:
+        if self.remedy == "expert" and not env.spec.has_expert:
             raise SetupError(f"{env.spec.env_id} has no expert to recover with; use the remedy correct or rewind")
-        self._env: Any = env if self.options.remedy == "expert" else arm_of(env, "a recovery move")
+        self._env: Any = env if self.remedy in ("expert", "policy") else arm_of(env, "a recovery move")
+        if self.acting is not None:
+            self.acting.begin(seed)
         if self.advisor is not None:
             self.advisor.begin()
         self.events, self.refused = [], 0
@@ -134,7 +154,7 @@ class Takeover:
             stage: the success condition that is due, for the record.
             alarm: a monitor's, at the step before.
         """
-        if self.options.remedy != "expert":
+        if self.remedy in ("correct", "rewind"):
             self._hands.append(np.array(self._env.hand(), np.float64))
         if self.advisor is not None and step % self.advisor.stride == 0:
             self.advisor.see(observation)
@@ -142,7 +162,7 @@ class Takeover:
             self._begin(step, stage, alarm)
         if self._move is None:
             return None
-        action = self._next(step, self._move)
+        action = self._next(step, self._move, observation)
         if action is None:
             self._free_from = step + self.options.pause
             self._move = None
@@ -150,13 +170,13 @@ class Takeover:
 
     def did(self, action: NDArray[Any]) -> None:
         """Tell the action of the step just asked about, whoever gave it."""
-        if self.options.remedy == "rewind":
+        if self.remedy == "rewind":
             self._closing.append(float(closing_commands(self._env, [action])[0]))
 
     def about(self) -> dict[str, Any]:
         """What took over and how often, for the episode's metadata."""
         steps = [event.onset_step for event in self.events]
-        return {"recovery": self.name, "remedy": self.options.remedy, "takeovers": steps, "refused": self.refused}
+        return {"recovery": self.name, "remedy": self.remedy, "takeovers": steps, "refused": self.refused}
 
     def _may_begin(self, step: int) -> bool:
         return len(self.events) < self.options.attempts and step >= self._free_from
@@ -186,9 +206,11 @@ class Takeover:
     def _planned(self, step: int, advice: Advice | None) -> _Move | None:
         """What to do, or None where it would lead out of the workspace."""
         options = self.options
-        if options.remedy == "expert":
-            return _Move(step, step + options.expert_steps)
-        if options.remedy == "rewind":
+        if self.acting is not None and self.remedy == "policy":
+            self.acting.take_over()
+        if self.remedy in ("expert", "policy"):
+            return _Move(step, step + options.acting_steps)
+        if self.remedy == "rewind":
             back = max(0, step - options.back_steps)
             closing = self._closing[back] if back < len(self._closing) else -1.0
             return _Move(step, step + options.move_steps, self._hands[back], closing)
@@ -200,9 +222,11 @@ class Takeover:
             return None
         return _Move(step, step + options.move_steps, target, float(np.sign(advice.delta[6])))
 
-    def _next(self, step: int, move: _Move) -> NDArray[Any] | None:
+    def _next(self, step: int, move: _Move, observation: Observation) -> NDArray[Any] | None:
         if step >= move.until:
             return None
+        if self.acting is not None and self.remedy == "policy":
+            return None if self._released(step, move) else self.acting.act(observation)
         if move.target_6 is None:
             action = self._env.expert()
             if action is None:
@@ -213,8 +237,15 @@ class Takeover:
             return with_gripper(self._env, self._env.nudge(np.zeros(6)), move.closing)
         return action
 
+    def _released(self, step: int, move: _Move) -> bool:
+        """Whether the advisor, asked again, says that nothing is failing any more."""
+        if self.advisor is None or not self.options.release or step == move.began or step % self.options.every:
+            return False
+        return self.advisor.advise().failing <= self.options.release
+
     def _how(self, move: _Move) -> str:
         if move.target_6 is None:
-            return f"the expert for {self.options.expert_steps} steps"
+            who = "a recovery policy" if self.remedy == "policy" else "the expert"
+            return f"{who} for {self.options.acting_steps} steps"
         way = (move.target_6 - self._hands[-1])[:3]
-        return f"{self.options.remedy} by ({', '.join(f'{x:+.3f}' for x in way)}) m, gripper {move.closing:+.0f}"
+        return f"{self.remedy} by ({', '.join(f'{x:+.3f}' for x in way)}) m, gripper {move.closing:+.0f}"

@@ -111,7 +111,7 @@ def run_episode(
             agent.watch(options.features, options.samples)
         agent.begin(env, item.policy_seed)
         if takeover is not None:
-            takeover.begin(env)
+            takeover.begin(env, item.policy_seed)
         observation, _ = env.reset(seed=item.env_seed, options={"instruction": instruction})
         layout = _layout(env)
         pending: list[Any] = []
