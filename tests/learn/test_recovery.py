@@ -10,20 +10,21 @@ from chunk_data import small_policy
 
 from failwise.cli import main
 from failwise.envs.tiny import make
-from failwise.errors import CheckpointError, DataError, SetupError
+from failwise.errors import CheckpointError, DataError, EpisodeError, SetupError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
-from failwise.learn import frames
+from failwise.learn import frames, recovery
 from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import RecoveryTraining
-from failwise.learn.recovery import fewer_plans, held_out, judge, load_windows, train_recovery
+from failwise.learn.recovery import held_out, judge, train_recovery
+from failwise.learn.recovery_data import Lesson, fewer_plans, load_lesson
 from failwise.policies.compact import CompactVLA
 from failwise.recover.compact import NONE, CompactAdvisor, frame_features
 from failwise.rollout import RolloutItem, collect
 from failwise.store import EpisodeStore
-from failwise.types import Actor
+from failwise.types import Actor, Observation
 
 ENV = "tiny/push"
-OPTIONS = RecoveryTraining(plans=1e9, window=4, steps=150, batch=48, grace=4)
+OPTIONS = RecoveryTraining(plans=1e9, mended=1e9, steps=150, batch=16, grace=4)
 
 
 @pytest.fixture(scope="module")
@@ -46,39 +47,62 @@ def advisor(policy: CompactVLA, data: Path) -> CompactAdvisor:
     return train_recovery(policy, data, OPTIONS)
 
 
-def windows_of(policy: CompactVLA, data: Path):
-    metas = [m for m in EpisodeStore(data / "episodes").metas() if "stages" in m.extra]
-    kinds = [NONE, *sorted({(p["mode"], p["axis"]) for m in metas if (p := m.extra.get("kind"))})]
-    stages = sorted({s for m in metas for s in m.extra["stages"]})
-    return metas, load_windows(FrameFeatures(policy), data, metas, stages, kinds, OPTIONS)
+def lesson_of(policy: CompactVLA, data: Path, **changed) -> Lesson:
+    return load_lesson(FrameFeatures(policy), data, **{"plans": 1e9, "mended": 1e9, "grace": OPTIONS.grace, **changed})
 
 
 def test_moments_are_labelled_by_what_was_done(policy: CompactVLA, data: Path) -> None:
-    metas, (windows, stride) = windows_of(policy, data)
-    assert stride == 2
+    metas = [m for m in EpisodeStore(data / "episodes").metas() if "stages" in m.extra]
+    lesson = lesson_of(policy, data)
+    assert lesson.stride == 2 and lesson.kinds[0] == NONE
+    failing = np.concatenate([e.failing for e in lesson.episodes])
+    judged = np.concatenate([e.judged for e in lesson.episodes])
+    kind, delta = (np.concatenate([getattr(e, name) for e in lesson.episodes]) for name in ("kind", "delta"))
     plans = sum(m.n_frames for m in metas if m.arm == "plan")
     onsets = {m.episode_id: m.failure_events[0].onset_step for m in metas if m.failure_events}
     before = sum(-(-onset // 2) for onset in onsets.values())
-    assert (~windows.failing).sum() == plans + before
+    assert (~failing).sum() == plans + before and judged[~failing].all()
+    assert (~judged).sum() == len(onsets) * OPTIONS.grace // 2
     moves = sum(len(m.extra.get("corrections", ())) for m in metas)
-    assert np.isfinite(windows.delta[:, 0]).sum() == moves
-    assert windows.failing[np.isfinite(windows.delta[:, 0])].all()
-    assert set(windows.kind[~windows.failing]) == {0} and 0 not in windows.kind[windows.failing]
+    assert np.isfinite(delta[:, 0]).sum() == moves
+    assert failing[np.isfinite(delta[:, 0])].all()
+    assert set(kind[~failing]) == {0} and 0 not in kind[failing]
+
+
+def test_a_mended_failure_is_the_failure_until_the_takeover_and_fails_no_more_after_its_move(
+    policy: CompactVLA, data: Path
+) -> None:
+    lesson = lesson_of(policy, data)
+    store, ways_out = EpisodeStore(data / "episodes"), EpisodeStore(data / "recoveries")
+    metas = {m.episode_id: m for m in ways_out.metas()}
+    assert len(lesson.mended) == len(metas) > len(lesson_of(policy, data, mended=0.5).mended)
+    assert not lesson_of(policy, data, mended=0).mended
+    first = next(m for m in metas.values() if m.extra["recovers"].endswith(str(lesson.mended[0].seed)))
+    failed, at = store.read(first.extra["recovers"]), first.extra["takeover"]
+    n = int((failed.look_steps() < at).sum())
+    (mended,) = (e for e in lesson.mended if len(e) == n + first.n_frames and e.seed == first.env_seed)
+    (whole,) = (e for e in lesson.episodes if np.array_equal(e.frames_TD[:n], mended.frames_TD[:n]) and e.kind.any())
+    assert np.array_equal(whole.failing[:n], mended.failing[:n]) and mended.failing[:n].any()
+    assert not mended.failing[n:].any() and np.isnan(mended.delta[n:]).all()
+    steps = ways_out.read(first.episode_id).look_steps()
+    done = at + first.extra["correction"]["moved"] + OPTIONS.grace
+    assert mended.judged[n:].tolist() == (steps >= done).tolist() and mended.judged[n:].any()
 
 
 def test_it_learns_and_says_how_well_on_layouts_it_never_saw(
     advisor: CompactAdvisor, policy: CompactVLA, data: Path
 ) -> None:
-    figures, windows = advisor.notes["figures"], windows_of(policy, data)[1][0]
-    assert figures["moments"] + advisor.notes["windows"] == len(windows)
-    assert advisor.notes["held_out_layouts"] >= 1
+    figures, lesson = advisor.notes["figures"], lesson_of(policy, data)
+    aside = held_out([e.seed for e in lesson.episodes], OPTIONS)
+    assert figures["moments"] == sum(e.judged.sum() for e in lesson.episodes if e.seed in aside)
+    assert advisor.notes["held_out_layouts"] == len(aside) >= 1
     assert 0 <= figures["auc"] <= 1 and -1 <= figures["cosine"] <= 1
     # The eyes are random here, so what it knows of other layouts is little; what it was shown it has to know.
-    shown = windows.take(~held_out(windows.seed, OPTIONS))
-    assert len(shown) == advisor.notes["windows"]
-    known = judge(advisor.network, advisor.scaler, advisor.delta_scale, shown)
+    known = judge(advisor, [e for e in lesson.episodes if e.seed not in aside])
     assert known["auc"] > 0.9 and known["binary"] > 0.8 and known["kind"] > 0.6
     assert known["cosine"] > 0.6 and known["gripper"] == 1.0 and known["stage"] > 0.8
+    mended = judge(advisor, [e for e in lesson.mended if e.seed not in aside])
+    assert mended["auc"] > 0.9, "it knows when it is over"
 
 
 def test_it_comes_back_from_disk_as_it_was(advisor: CompactAdvisor, tmp_path: Path) -> None:
@@ -100,17 +124,35 @@ def test_it_comes_back_from_disk_as_it_was(advisor: CompactAdvisor, tmp_path: Pa
         CompactAdvisor.load(tmp_path)
 
 
-def test_only_the_last_frames_count(advisor: CompactAdvisor) -> None:
-    env = make("push")
-    env.reset(seed=2)
-    observations = [env.step(np.array([0.5, 0.2, -1.0]))[0] for _ in range(1)]
+def test_frame_by_frame_it_says_what_it_says_of_the_whole_and_knows_nothing_of_what_comes(
+    advisor: CompactAdvisor, data: Path, policy: CompactVLA
+) -> None:
+    store = EpisodeStore(data / "episodes")
+    episode = store.read(store.metas()[0].episode_id)
+    looks, frames_TD = FrameFeatures(policy)(episode)
+    whole = advisor.answers(frames_TD)
+    images, states = {camera: episode.frames(camera) for camera in policy.config.cameras}, episode.states()
     advisor.begin()
-    for _ in range(9):
-        advisor.see(observations[0])
-    long = advisor.advise()
+    for index, step in enumerate(looks[:8]):
+        pictures = {camera: x[index] for camera, x in images.items()}
+        advisor.see(Observation(pictures, states[step], episode.meta.instruction))
+        advice = advisor.advise()
+        assert advice.failing == pytest.approx(float(torch.sigmoid(whole.failing[index])), abs=1e-5)
+        assert advice.delta == pytest.approx((whole.delta[index].numpy() * advisor.delta_scale).tolist(), abs=1e-5)
+    part = advisor.answers(frames_TD[:8])
+    assert torch.allclose(part.failing, whole.failing[:8], atol=1e-6)
     advisor.begin()
-    advisor.see(observations[0])
-    assert advisor.advise() == long, "the first frame stands for those before it"
+    with pytest.raises(EpisodeError, match="before it saw a frame"):
+        advisor.advise()
+
+
+def test_own_episodes_are_drawn_as_often_as_asked(policy: CompactVLA, data: Path) -> None:
+    episodes = lesson_of(policy, data).episodes
+    mixed = [replace(e, own=i < 3) for i, e in enumerate(episodes)]
+    chances = recovery._chances(mixed, 0.35)
+    assert chances.sum() == pytest.approx(1.0) and chances[:3].sum() == pytest.approx(0.35)
+    for alike in (episodes, [replace(e, own=True) for e in episodes]):
+        assert np.allclose(recovery._chances(alike, 0.35), 1 / len(episodes))
 
 
 def test_it_takes_over_in_rollouts(advisor: CompactAdvisor, tmp_path: Path) -> None:
@@ -142,7 +184,7 @@ def test_the_command_line_tells_the_figures(policy: CompactVLA, data: Path, tmp_
         "--out",
         str(tmp_path / "r"),
     ]
-    assert main([*command, "--steps", "20", "--window", "3"]) == 0
+    assert main([*command, "--steps", "20", "--own-share", "0.5", "--acting.steps", "0"]) == 0
     told = capsys.readouterr().out
     assert "held-out layouts" in told and "cosine of the move" in told
     assert (tmp_path / "r" / "recovery.safetensors").is_file() and not (tmp_path / "r" / "frames").exists()
@@ -222,7 +264,17 @@ def test_plans_are_as_many_as_asked_for_and_of_layouts_with_failures_first(data:
     assert not any(m.arm == "plan" for m in fewer_plans(metas, 0))
 
 
-@pytest.mark.parametrize("plans", [-1.0, float("nan")])
-def test_a_share_of_plans_below_zero_is_refused(plans: float) -> None:
-    with pytest.raises(SetupError, match="plans at least 0"):
-        RecoveryTraining(plans=plans)
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"plans": -1.0}, "plans and mended at least 0"),
+        ({"plans": float("nan")}, "plans and mended at least 0"),
+        ({"mended": -0.1}, "plans and mended at least 0"),
+        ({"steps": 0}, "steps and batch must be at least 1"),
+        ({"own_share": 1.0}, "own-share must lie between 0 and 1"),
+        ({"held_out": 0.0}, "held-out and own-share"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, float], told: str) -> None:
+    with pytest.raises(SetupError, match=told):
+        RecoveryTraining(**wrong)

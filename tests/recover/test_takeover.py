@@ -170,3 +170,43 @@ def test_an_environment_without_a_hand_or_an_expert_is_refused() -> None:
 
     with pytest.raises(SetupError, match="no hand that can be led"):
         Takeover(Told()).begin(Handless())  # type: ignore[arg-type]
+
+
+class Pushing:
+    """A recovery policy that always does the same, and counts how often it looked."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.taken_over = 0
+
+    def begin(self, seed: int) -> None:
+        self.begun.append(seed)
+
+    def take_over(self) -> None:
+        self.taken_over += 1
+
+    def act(self, observation) -> np.ndarray:
+        return np.array([0.5, 0.0, -1.0])
+
+
+def test_a_recovery_policy_acts_for_its_steps_and_hands_back(tmp_path: Path) -> None:
+    acting = Pushing()
+    episode = run(tmp_path, Takeover(Told(), TakeoverOptions(acting_steps=7, attempts=2, pause=5), "told", acting))
+    helped = np.flatnonzero(episode.actors() == Actor.RECOVERY)
+    assert helped.tolist() == [*range(10, 17), *range(30, 37)]
+    assert (episode.actions()[helped] == np.array([0.5, 0.0, -1.0], np.float32)).all()
+    assert acting.begun == [3] and acting.taken_over == 2, "it draws from the episode's seed, and looks anew each time"
+    assert episode.meta.extra["takeover"]["remedy"] == "policy"
+    (first, *_) = (e for e in episode.meta.failure_events if e.source == "detected")
+    assert "a recovery policy for 7 steps" in first.evidence
+
+
+def test_a_recovery_policy_hands_back_once_nothing_fails_any_more(tmp_path: Path) -> None:
+    class Soothed(Told):
+        def advise(self) -> Advice:
+            return Advice(0.9 if len(self.seen) < 14 else 0.2, "", "", "", self.delta, 0.8)
+
+    options = TakeoverOptions(acting_steps=50, attempts=1, release=0.2)
+    episode = run(tmp_path, Takeover(Soothed(), options, "told", Pushing()))
+    # Of frames 0, 2, 4, ... the fourteenth is seen at step 26; the next question is at step 30.
+    assert np.flatnonzero(episode.actors() == Actor.RECOVERY).tolist() == [*range(10, 30)]

@@ -62,6 +62,11 @@ class Evaluate:
     """Probability of failure above which it takes over."""
     recover_attempts: int = 3
     """Takeovers an episode, at most."""
+    recover_with: Literal["policy", "correct"] | None = None
+    """What a takeover does: policy lets the recovery actor's own policy act, correct makes one corrective move.
+    Default: policy where it has one."""
+    recover_steps: int = 60
+    """Steps that a recovery policy or the expert acts in one takeover."""
     stop_early: bool = False
     """Look after every tenth of the seeds, and run no further the arms of which the verdict is clear. --seeds is then
     the most that is run; the test stays valid however often one looks, and needs somewhat more pairs in return."""
@@ -113,15 +118,23 @@ def _takeover(options: Evaluate) -> TakeoverOptions | None:
     if options.recover in ("expert", "rewind"):
         if options.monitor is None:
             raise SetupError(f"--recover {options.recover} needs a --monitor, whose alarms say when to take over")
+        if options.recover_with is not None:
+            raise SetupError(
+                "--recover-with says what a recovery actor does; leave it out with --recover expert or rewind"
+            )
     elif not options.recover.startswith("vlm:"):
         existing_folder(Path(options.recover), "--recover", "a recovery actor that 'failwise train recovery' wrote")
-    for name, value, least in (("every", options.recover_every, 1), ("attempts", options.recover_attempts, 1)):
-        if value < least:
-            raise SetupError(f"--recover-{name} must be at least {least}, not {value}")
+    for name in ("every", "attempts", "steps"):
+        if (value := getattr(options, f"recover_{name}")) < 1:
+            raise SetupError(f"--recover-{name} must be at least 1, not {value}")
     if not 0 <= options.recover_threshold <= 1:
         raise SetupError(f"--recover-threshold is a probability, not {options.recover_threshold}")
     return TakeoverOptions(
-        every=options.recover_every, threshold=options.recover_threshold, attempts=options.recover_attempts
+        remedy=options.recover_with,
+        every=options.recover_every,
+        threshold=options.recover_threshold,
+        attempts=options.recover_attempts,
+        acting_steps=options.recover_steps,
     )
 
 

@@ -118,7 +118,7 @@ def recovery(argv: Sequence[str]) -> Path:
     common, options = parse_with(TrainRecovery, RecoveryTraining, argv, "train recovery", METHODS["recovery"].summary)
     existing_folder(common.data, "--data", "what 'failwise generate' made")
     writable_folder(common.out)
-    from failwise.learn.recovery import train_recovery
+    from failwise.learn.recovery import train_acting, train_recovery
     from failwise.policies import load_policy
     from failwise.policies.compact import CompactVLA
 
@@ -127,7 +127,9 @@ def recovery(argv: Sequence[str]) -> Path:
         raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; recovery actors read compact ones")
     with tracking(common.track, "train recovery", common.out, common, options):
         advisor = train_recovery(policy, common.data, options, common.out / "frames")
-    advisor.save(common.out)
+        advisor.save(common.out)
+        if options.acting.steps:
+            train_acting(common.policy, common.data, common.out, options.acting)
     shutil.rmtree(common.out / "frames")
     found = advisor.notes["figures"]
     print(

@@ -90,30 +90,35 @@ class CriticOptions:
 class RecoveryTraining:
     """How to train a recovery actor."""
 
-    window: int = 10
-    """Frames that it reads."""
     steps: int = 1500
     """Optimiser steps."""
-    batch: int = 192
-    """Moments a step: a third with a verified move, a third failing, a third not."""
+    batch: int = 32
+    """Episodes a step."""
+    own_share: float = 0.35
+    """Share of them that are the policy's own, where there are any."""
     learning_rate: float = 1e-3
     """Peak rate of AdamW, cosine decay."""
     weight_decay: float = 0.05
     """Decoupled weight decay."""
     plans: float = 0.5
     """Plans without a perturbation that are learned from, for each failure on purpose of a task."""
+    mended: float = 0.5
+    """Failures that somebody led out of, for each failure of a task: they teach when it is over."""
     grace: int = 6
     """Steps after an onset that are not judged: nothing can be seen yet."""
     held_out: float = 0.2
     """Share of the layouts that is not learned from, for the figures."""
     seed: int = 0
     """Seed of the split, the weights and the batches."""
+    acting: FitOptions = field(default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=50))
+    """Training on of the policy with the verified ways out of failures, to one that acts during takeovers; 0 steps
+    make none."""
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.steps < 1 or self.batch < 3 or not 0 < self.held_out < 1 or not self.plans >= 0:
-            raise SetupError(
-                "window and steps must be at least 1, batch at least 3, held-out between 0 and 1, plans at least 0"
-            )
+        if self.steps < 1 or self.batch < 1 or not (self.plans >= 0 and self.mended >= 0):
+            raise SetupError("steps and batch must be at least 1, plans and mended at least 0")
+        if not (0 < self.held_out < 1 and 0 < self.own_share < 1):
+            raise SetupError("held-out and own-share must lie between 0 and 1")
 
 
 @dataclass(frozen=True)

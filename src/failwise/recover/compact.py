@@ -1,4 +1,4 @@
-"""A small recovery actor: a recurrent network over the last frames' features of a policy's own backbone.
+"""A small recovery actor: a recurrent network over an episode's frames, as features of a policy's own backbone.
 
 It answers what FailSafe's model answers (arXiv 2510.01642): the sub-task, whether it is failing, how, and the
 corrective move. The backbone is a compact VLA's, frozen: it has seen these pictures, this robot and this language.
@@ -7,10 +7,9 @@ corrective move. The backbone is a compact VLA's, frozen: it has seen these pict
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,14 +23,23 @@ from failwise.policies.pooling import Pooling
 from failwise.recover.advice import Advice
 from failwise.types import Observation
 
-FORMAT = "failwise-recovery-1"
+FORMAT = "failwise-recovery-2"
 FEATURES = "prefix-mean+prefix-max+prefix-first"
 NONE = ("", "")  # mode and axis of what does not fail
 DELTA = 7
 
 
+class Answers(NamedTuple):
+    """Logits of failing (...,), of sub-tasks (..., S) and of mode and axis (..., M), and the scaled move (..., 7)."""
+
+    failing: Tensor
+    stage: Tensor
+    kind: Tensor
+    delta: Tensor
+
+
 class Recurrent(nn.Module):
-    """Frames (B, W, D) to logits: failing (B,), stage (B, S), kind (B, M), and the scaled move (B, 7).
+    """Frames of an episode so far to the answers about each of them.
 
     Args:
         features: D. stages: S. kinds: M, pairs of mode and axis.
@@ -49,31 +57,31 @@ class Recurrent(nn.Module):
             nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, DELTA)),
         )
 
-    def forward(self, frames_BWD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four answers about each last frame."""
-        states_BWC, _ = self.recurrent(self.reduce(frames_BWD))
-        last_BC = self.drop(states_BWC[:, -1])
-        return self.failing(last_BC)[:, 0], self.stage(last_BC), self.kind(last_BC), self.delta(last_BC)
+    def forward(self, frames_BTD: Tensor, state: Tensor | None = None) -> tuple[Answers, Tensor]:
+        """Answers (B, T, ...), and the state (1, B, width) with which the next frames go on."""
+        states_BTC, state = self.recurrent(self.reduce(frames_BTD), state)
+        at_BTC = self.drop(states_BTC)
+        answers = Answers(self.failing(at_BTC)[..., 0], self.stage(at_BTC), self.kind(at_BTC), self.delta(at_BTC))
+        return answers, state
 
 
 class CompactAdvisor:
-    """Reads the last frames and advises.
+    """Watches an episode's frames and advises.
 
     Args:
         policy: a compact VLA, whose backbone gives the features.
         stages: names of the sub-tasks. kinds: pairs of mode and axis, first ``NONE``.
-        window: frames. stride: steps between them.
+        stride: steps between frames.
         scaler: of a frame's features (D,), with the proprioception at their end.
         delta_scale: (7,), by which moves were divided for training; 0 for what never moved.
     """
 
     def __init__(
-        self, policy: Any, stages: Sequence[str], kinds: Sequence[tuple[str, str]], window: int, stride: int,
-        scaler: Scaler, delta_scale: NDArray[np.float32], network: Recurrent | None = None,
-        notes: dict[str, Any] | None = None,
+        self, policy: Any, stages: Sequence[str], kinds: Sequence[tuple[str, str]], stride: int, scaler: Scaler,
+        delta_scale: NDArray[np.float32], network: Recurrent | None = None, notes: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.stages, self.kinds = policy, tuple(stages), tuple((str(m), str(a)) for m, a in kinds)
-        self.window, self.stride, self.scaler, self.delta_scale = window, stride, scaler, delta_scale
+        self.stride, self.scaler, self.delta_scale = stride, scaler, delta_scale
         self.network = network or Recurrent(len(scaler.mean), len(self.stages), len(self.kinds))
         self.network.eval()
         self.notes = notes or {}
@@ -81,35 +89,42 @@ class CompactAdvisor:
 
     def begin(self) -> None:
         """Forget the episode before."""
-        self._frames: deque[NDArray[np.float32]] = deque(maxlen=self.window)
-
-    def see(self, observation: Observation) -> None:
-        """One frame; its pictures render now."""
-        self._frames.append(frame_features(self.policy, [observation])[0])
+        self._state: Tensor | None = None
+        self._last: Answers | None = None
 
     @torch.inference_mode()
+    def see(self, observation: Observation) -> None:
+        """One frame; its pictures render now."""
+        frame_1D = self.scaler(frame_features(self.policy, [observation])).astype(np.float32)
+        told, self._state = self.network(torch.from_numpy(frame_1D)[None], self._state)
+        self._last = Answers(*(answer[0, -1] for answer in told))
+
+    @torch.inference_mode()
+    def answers(self, frames_TD: NDArray[np.float32]) -> Answers:
+        """What it would say at each of an episode's frames, of which ``frame_features`` are given."""
+        told, _ = self.network(torch.from_numpy(self.scaler(frames_TD).astype(np.float32))[None])
+        return Answers(*(answer[0] for answer in told))
+
     def advise(self) -> Advice:
         """The word on the frames seen so far.
 
         Raises:
             EpisodeError: none was seen.
         """
-        if not self._frames:
+        if self._last is None:
             raise EpisodeError("a recovery actor was asked before it saw a frame")
-        frames = [self._frames[0]] * (self.window - len(self._frames)) + list(self._frames)
-        scaled = torch.from_numpy(self.scaler(np.stack(frames)).astype(np.float32))[None]
-        failing, stage, kind, delta = self.network(scaled)
-        kinds = torch.softmax(kind[0], 0).clone()
+        failing, stage, kind, delta = self._last
+        kinds = torch.softmax(kind, 0).clone()
         if len(self.kinds) > 1:
             kinds[0] = -1.0  # how it fails, if it does: whether is another question
         best = int(kinds.argmax())
         mode, axis = self.kinds[best]
         return Advice(
-            failing=float(torch.sigmoid(failing[0])),
-            stage=self.stages[int(stage[0].argmax())],
+            failing=float(torch.sigmoid(failing)),
+            stage=self.stages[int(stage.argmax())],
             mode=mode,
             axis=axis,
-            delta=tuple(float(x) for x in delta[0].numpy() * self.delta_scale),
+            delta=tuple(float(x) for x in delta.numpy() * self.delta_scale),
             confidence=min(max(float(kinds[best]), 0.0), 1.0),
         )
 
@@ -122,7 +137,7 @@ class CompactAdvisor:
         arrays = {f"network.{k}": v.numpy() for k, v in self.network.state_dict().items()}
         save_file({**arrays, **self.scaler.arrays(), "delta_scale": self.delta_scale}, folder / "recovery.safetensors")
         about = {
-            "format": FORMAT, "stages": self.stages, "kinds": self.kinds, "window": self.window, "stride": self.stride,
+            "format": FORMAT, "stages": self.stages, "kinds": self.kinds, "stride": self.stride,
             "notes": self.notes,
         }  # fmt: skip
         (folder / "recovery.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -157,7 +172,6 @@ class CompactAdvisor:
             policy,
             about["stages"],
             kinds,
-            about["window"],
             about["stride"],
             scaler,
             delta_scale,

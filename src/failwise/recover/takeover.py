@@ -122,7 +122,7 @@ class Takeover:
         if advisor is None and remedy == "correct":
             raise SetupError("a corrective move needs an advisor that says where to; use the remedy expert or rewind")
         if acting is None and remedy == "policy":
-            raise SetupError(f"{name or 'this recovery actor'} has no policy that acts; train it with --acting-steps")
+            raise SetupError(f"{name or 'this recovery actor'} has no policy that acts; train it with --acting.steps")
         self.events: list[FailureEvent] = []
         self.refused = 0
 

@@ -1,0 +1,121 @@
+"""A policy that acts during takeovers: learned from ways out of failures, found in a recovery actor's folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chunk_data import small_policy
+
+from failwise.cli import main
+from failwise.envs.tiny import make
+from failwise.errors import CheckpointError, DataError, EpisodeError, SetupError
+from failwise.generate import GenerateOptions, Request, cells_of, generate
+from failwise.learn.options import FitOptions
+from failwise.learn.recovery import train_acting
+from failwise.policies import load_policy
+from failwise.recover import acting as acting_module
+from failwise.recover import compact
+from failwise.recover.acting import ActingPolicy
+from failwise.recover.takeover import TakeoverOptions, load_takeover
+from failwise.rollout import RolloutItem, collect
+from failwise.store import EpisodeStore
+from failwise.types import Actor
+
+
+class Silent:
+    """An advisor that is never asked."""
+
+    stride = 2
+
+
+def test_a_recovery_policy_is_what_a_folder_does_where_it_has_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(compact.CompactAdvisor, "load", classmethod(lambda cls, folder: Silent()))
+    folder = str(tmp_path)
+    assert load_takeover(folder, TakeoverOptions()).remedy == "correct"
+    with pytest.raises(SetupError, match=r"has no policy that acts; train it with --acting\.steps"):
+        load_takeover(folder, TakeoverOptions(remedy="policy"))
+    small_policy().save(tmp_path / "acting")
+    assert load_takeover(folder, TakeoverOptions()).remedy == "policy"
+    assert load_takeover(folder, TakeoverOptions(remedy="policy")).acting is not None
+    assert load_takeover(folder, TakeoverOptions(remedy="correct")).remedy == "correct"
+
+
+def test_a_recovery_policy_draws_by_its_seed_alone_and_chunk_after_chunk() -> None:
+    env, policy = make("push"), small_policy()
+    policy.text.load_state_dict({env.spec.instruction: torch.ones(6, 384).half()})
+    acting = ActingPolicy(policy)
+    observation, _ = env.reset(seed=1)
+
+    def told(seed: int, n: int) -> np.ndarray:
+        acting.begin(seed)
+        return np.stack([acting.act(observation) for _ in range(n)])
+
+    n = policy.spec.execute
+    first = told(4, 2 * n)
+    assert np.array_equal(told(4, 2 * n), first) and not np.array_equal(told(5, 2 * n), first)
+    assert first.shape == (2 * n, 3) and not np.array_equal(first[:n], first[n:])
+    acting.begin(4)
+    acting.act(observation)
+    acting.take_over()
+    assert np.array_equal(acting.act(observation), first[n]), "a takeover looks anew"
+
+
+def test_what_is_no_number_ends_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, policy = make("push"), small_policy()
+    policy.text.load_state_dict({env.spec.instruction: torch.ones(6, 384).half()})
+    monkeypatch.setattr(policy, "decode", lambda actions_BHA: np.full((1, policy.spec.horizon, 3), np.nan))
+    with pytest.raises(EpisodeError, match="recovery policy returned actions that are not finite"):
+        ActingPolicy(policy).act(env.reset(seed=1)[0])
+
+
+def test_a_policy_without_denoising_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        spec = small_policy().spec
+
+    monkeypatch.setattr("failwise.policies.load_policy", lambda folder: Other())
+    with pytest.raises(CheckpointError, match="a recovery policy is one of 'failwise train bc'"):
+        ActingPolicy.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("failures")
+    cells = cells_of(make("push"), [Request(mode="noop", episodes=4)])
+    generate(cells, out, GenerateOptions(workers=1, look_every=2))
+    return out
+
+
+def test_one_command_trains_both_and_the_policy_acts_in_rollouts(data: Path, tmp_path: Path) -> None:
+    policy = small_policy()
+    policy.text.load_state_dict({make("push").spec.instruction: torch.randn(6, 384).half()})
+    policy.save(tmp_path / "policy")
+    folder = tmp_path / "recovery"
+    command = ["train", "recovery", "--data", str(data), "--policy", str(tmp_path / "policy"), "--out", str(folder)]
+    assert main([*command, "--steps", "5", "--acting.steps", "3", "--acting.warmup", "1"]) == 0
+    told = load_policy(folder / acting_module.FOLDER)
+    assert set(told.notes["trained_on"]) == {"tiny/push"}
+    assert told.notes["trained_on"]["tiny/push"] == len(EpisodeStore(data / "recoveries").metas())
+    before = load_policy(tmp_path / "policy").network.state_dict()
+    assert any(not torch.equal(x, before[name]) for name, x in told.network.state_dict().items())
+
+    item = RolloutItem("tiny/push", 300_000, 1, "helped", "random:3", recover=str(folder))
+    options = item.takeover.model_copy(update={"threshold": 0.0, "attempts": 1, "acting_steps": 12})
+    (meta,) = collect([replace(item, takeover=options)], tmp_path / "out", workers=1, quiet=True)
+    assert meta.extra["takeover"]["remedy"] == "policy"
+    assert (EpisodeStore(tmp_path / "out").read(meta.episode_id).actors() == Actor.RECOVERY).sum() == 12
+
+
+def test_without_steps_none_is_trained(data: Path, tmp_path: Path) -> None:
+    policy = small_policy()
+    policy.text.load_state_dict({make("push").spec.instruction: torch.randn(6, 384).half()})
+    policy.save(tmp_path / "policy")
+    command = ["train", "recovery", "--data", str(data), "--policy", str(tmp_path / "policy")]
+    assert main([*command, "--out", str(tmp_path / "r"), "--steps", "5", "--acting.steps", "0"]) == 0
+    assert (tmp_path / "r" / "recovery.json").is_file() and not acting_module.has_acting(tmp_path / "r")
+
+
+def test_no_ways_out_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no episode store"):
+        train_acting(tmp_path / "policy", tmp_path, tmp_path / "r", FitOptions(steps=1))
