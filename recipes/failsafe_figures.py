@@ -12,35 +12,46 @@ from typing import Any
 from failwise.evaluate.recovered import recovered_arm, recovery_result
 from failwise.generate import Attempt, read_attempts
 from failwise.store import EpisodeStore
+from failwise.types import Outcome
 from figures_of import REPOSITORY, machine
 
 
 def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -> None:
     """docs/results/NAME.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
     minutes = out / "minutes.json"
-    about = json.loads((out / "recovery" / "recovery.json").read_text(encoding="utf-8"))
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
         "command": f"python recipes/failures_on_purpose.py --suite {settings['suite']}",
         **machine(),
-        "minutes": json.loads(minutes.read_text(encoding="utf-8")),
+        "minutes": read(minutes),
         "settings": settings,
         "failures": yields(read_attempts(out / "failures")),
-        "diagnosis": about["notes"],
+        "diagnosis": {name: read(out / f"recovery-{name}" / "recovery.json")["notes"] for name in arms},
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
-        "recovery": {name: pairs(out / "proof", name) for name in arms},
-        "comparison": json.loads((out / "proof" / "comparison.json").read_text(encoding="utf-8")),
+        "thresholds": validation(out / "validation"),
+        "recovery": {name: pairs(out / f"proof-{name}", name) for name in arms},
+        "comparison": {name: read(out / f"proof-{name}" / "comparison.json") for name in arms},
     }
-    if (data := out / "data" / "comparison.json").is_file():
-        results["recoveries_as_data"] = json.loads(data.read_text(encoding="utf-8"))
+    for key, folder in (("recovery_policies_alone", "alone"), ("recoveries_as_data", "data")):
+        if (found := out / folder / "comparison.json").is_file():
+            results[key] = read(found)
     if (variants := out / "variants" / "comparison.json").is_file():
-        results["variants"] = {
-            "recovery": pairs(variants.parent, arms[-1]),
-            "comparison": json.loads(variants.read_text(encoding="utf-8")),
-        }
+        results["variants"] = {"recovery": pairs(variants.parent, arms[-1]), "comparison": read(variants)}
     path = REPOSITORY / "docs" / "results" / f"{name}.json"
     path.write_text(json.dumps(results, indent=1).replace(f"{out}/", "") + "\n", encoding="utf-8")
     print(path)
+
+
+def read(path: Path) -> Any:
+    """A file of JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def validation(folder: Path) -> dict[str, tuple[int, int]]:
+    """Policy and threshold -> (successes, episodes) on validation seeds."""
+    metas = EpisodeStore(folder, create=False).metas()
+    won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
+    return {arm: (won[arm], n) for arm, n in sorted(Counter(m.arm for m in metas).items())}
 
 
 def pairs(folder: Path, arm: str) -> dict[str, Any]:

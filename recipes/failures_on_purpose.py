@@ -6,9 +6,11 @@
     python recipes/failures_on_purpose.py --suite metaworld                    # the same on six tasks of Meta-World
 
 Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
-failures mended likewise -> a recovery actor, judged on layouts that it has not seen -> both policies with and without
-it on test seeds; the good one trained on with the recoveries against as many further demonstrations; the good one on
-variants of the tasks -> docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are
+failures mended likewise -> for each policy a recovery actor that looks through its eyes and a recovery policy trained
+on from it, the actor judged on layouts that it has not seen -> when to take over, chosen on validation seeds -> both
+policies with and without their recovery on test seeds, and their recovery policies acting alone; the good one trained
+on with the recoveries against as many further demonstrations; the good one on variants of the tasks ->
+docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are
 no variants; its figures are in docs/results/failsafe_metaworld.json.
 """
 
@@ -29,12 +31,14 @@ from failwise.evaluate import evaluate
 from failwise.generate import GenerateOptions, Request, cells_of, generate, mend_own, possible_modes
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions, RecoveryTraining
-from failwise.learn.recovery import train_recovery
+from failwise.learn.recovery import train_acting, train_recovery
 from failwise.policies import load_policy, shipped
 from failwise.policies.compact import CompactVLA
+from failwise.recover.acting import FOLDER, has_acting
+from failwise.recover.takeover import TakeoverOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.rollout.collecting import environment
-from failwise.seeds import COLLECT, DEMOS, TEST
+from failwise.seeds import COLLECT, DEMOS, TEST, VALIDATION
 from failwise.store import EpisodeStore
 from failwise.types import Outcome
 from figures_of import Minutes
@@ -74,7 +78,11 @@ class Recipe:
     good: FitOptions = field(default_factory=lambda: FitOptions(steps=3000, copies=4, warmup=100))
     """Training on of the weak policy to the good one, on clean demonstrations."""
     recovery: RecoveryTraining = field(default_factory=RecoveryTraining)
-    """Training of the recovery actor."""
+    """Training of the recovery actors and of the recovery policies."""
+    thresholds: tuple[float, ...] = (0.5, 0.8)
+    """Of which the one is taken with which each policy did best on validation seeds; the higher one of equals."""
+    validation_seeds: int = 10
+    """Validation seeds a task."""
     test_seeds: int = 100
     """Paired test seeds a task."""
     on: FitOptions = field(default_factory=lambda: FitOptions(steps=800, copies=4, learning_rate=3e-4, warmup=50))
@@ -109,10 +117,15 @@ def main(recipe: Recipe) -> None:
     if recipe.stage == "all":
         with minutes.of("own failures"):
             mend_own_failures(recipe)
-        with minutes.of("recovery actor"):
+        with minutes.of("recovery actors"):
             learn_recovery(recipe)
+        with minutes.of("thresholds"):
+            thresholds = {name: choose_threshold(recipe, name) for name in recipe.strengths}
         with minutes.of("proof"):
-            prove(recipe, recipe.strengths, recipe.tasks, recipe.test_seeds, "proof")
+            for name in recipe.strengths:
+                prove(recipe, name, recipe.tasks, recipe.test_seeds, f"proof-{name}", thresholds[name])
+        with minutes.of("recovery policies alone"):
+            act_alone(recipe)
         if "good" in recipe.strengths:
             with minutes.of("recoveries as data"):
                 train_on(recipe)
@@ -122,7 +135,8 @@ def main(recipe: Recipe) -> None:
         if recipe.suite == "maniskill":
             with minutes.of("variants"):
                 changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
-                prove(recipe, recipe.strengths[-1:], changed, recipe.variant_seeds, "variants")
+                best = recipe.strengths[-1]
+                prove(recipe, best, changed, recipe.variant_seeds, "variants", thresholds[best])
     if recipe.stage in ("all", "report"):
         settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs", "tasks": recipe.tasks}
         write_results(RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
@@ -200,21 +214,49 @@ def demonstrate(recipe: Recipe, out: Path, quality: str, seeds: range) -> None:
     collect(items, out, workers=recipe.workers, options=pictures, title=f"{quality} demonstrations")
 
 
-def prove(recipe: Recipe, names: Sequence[str], tasks: Sequence[str], seeds: int, folder: str) -> None:
-    """Policies with and without the recovery actor, on the same test seeds."""
-    arms = {name: str(recipe.folder / name) for name in names}
-    recover = str(recipe.folder / "recovery")
-    layouts = list(TEST.claim(seeds))
-    evaluate(list(tasks), arms, layouts, recipe.folder / folder, workers=recipe.workers, recover=recover)
-
-
 def learn_recovery(recipe: Recipe) -> None:
-    """One recovery actor for all policies; it sees through the strongest one's backbone."""
-    if not (recipe.folder / "recovery" / "recovery.json").is_file():
-        policy = load_policy(recipe.folder / recipe.strengths[-1])
-        assert isinstance(policy, CompactVLA), "train_bc makes no other"
-        kept = recipe.folder / "frames"
-        train_recovery(policy, recipe.folder / "failures", recipe.recovery, kept).save(recipe.folder / "recovery")
+    """For each policy who says when, and who then acts: all that is added to it is what failures teach."""
+    failures = recipe.folder / "failures"
+    for name in recipe.strengths:
+        start, out = recipe.folder / name, recipe.folder / f"recovery-{name}"
+        if not (out / "recovery.json").is_file():
+            policy = load_policy(start)
+            assert isinstance(policy, CompactVLA), "train_bc makes no other"
+            train_recovery(policy, failures, recipe.recovery, recipe.folder / "frames").save(out)
+        if not has_acting(out):
+            train_acting(start, failures, out, recipe.recovery.acting)
+
+
+def choose_threshold(recipe: Recipe, name: str) -> float:
+    """The threshold above which a policy's recovery takes over, from episodes on validation seeds."""
+    items = [
+        RolloutItem(
+            task, seed, seed, f"{name}@{threshold}", str(recipe.folder / name),
+            recover=str(recipe.folder / f"recovery-{name}"), takeover=TakeoverOptions(threshold=threshold),
+        )
+        for seed in VALIDATION.claim(recipe.validation_seeds)
+        for task in recipe.tasks
+        for threshold in recipe.thresholds
+    ]  # fmt: skip
+    metas = collect(items, recipe.folder / "validation", workers=recipe.workers, title=f"thresholds, {name}")
+    won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
+    return max(recipe.thresholds, key=lambda threshold: (won[f"{name}@{threshold}"], threshold))
+
+
+def prove(recipe: Recipe, name: str, tasks: Sequence[str], seeds: int, folder: str, threshold: float) -> None:
+    """A policy with and without its recovery, on the same test seeds."""
+    arms, recover = {name: str(recipe.folder / name)}, str(recipe.folder / f"recovery-{name}")
+    evaluate(
+        list(tasks), arms, list(TEST.claim(seeds)), recipe.folder / folder, workers=recipe.workers, recover=recover,
+        takeover=TakeoverOptions(threshold=threshold),
+    )  # fmt: skip
+
+
+def act_alone(recipe: Recipe) -> None:
+    """What the recovery policies do when they act all the time: is taking over worth more than replacing?"""
+    arms = {f"{name}-recovery-policy": str(recipe.folder / f"recovery-{name}" / FOLDER) for name in recipe.strengths}
+    layouts = list(TEST.claim(recipe.test_seeds))
+    evaluate(list(recipe.tasks), arms, layouts, recipe.folder / "alone", workers=recipe.workers)
 
 
 if __name__ == "__main__":
