@@ -32,9 +32,8 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
         "recovery": {name: pairs(out / f"proof-{name}", name) for name in arms},
         "comparison": {name: read(out / f"proof-{name}" / "comparison.json") for name in arms},
     }
-    for key, folder in (("recovery_policies_alone", "alone"), ("recoveries_as_data", "data")):
-        if (found := out / folder / "comparison.json").is_file():
-            results[key] = read(found)
+    if (data := out / "data" / "comparison.json").is_file():
+        results["recoveries_as_data"] = read(data)
     if (variants := out / "variants" / "comparison.json").is_file():
         results["variants"] = {"recovery": pairs(variants.parent, arms[-1]), "comparison": read(variants)}
     path = REPOSITORY / "docs" / "results" / f"{name}.json"

@@ -27,7 +27,9 @@ from typing import Literal
 import tyro
 
 from failsafe_figures import write_results
-from failwise.evaluate import evaluate
+from failwise.evaluate import compare, evaluate
+from failwise.evaluate.recovered import recovered_arm
+from failwise.evaluate.run import EPISODES_FOLDER, write_comparison
 from failwise.generate import GenerateOptions, Request, cells_of, generate, mend_own, possible_modes
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions, RecoveryTraining
@@ -50,6 +52,7 @@ SUITES = {
 }
 RESULTS = {"maniskill": "failsafe", "metaworld": "failsafe_metaworld"}
 PASSES = 3  # over the cells of a task, each asking more of those that filled
+REPLACED = "-replaced"  # by its recovery policy
 TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
 
@@ -115,17 +118,7 @@ def main(recipe: Recipe) -> None:
         with minutes.of("policies"):
             train_policies(recipe)
     if recipe.stage == "all":
-        with minutes.of("own failures"):
-            mend_own_failures(recipe)
-        with minutes.of("recovery actors"):
-            learn_recovery(recipe)
-        with minutes.of("thresholds"):
-            thresholds = {name: choose_threshold(recipe, name) for name in recipe.strengths}
-        with minutes.of("proof"):
-            for name in recipe.strengths:
-                prove(recipe, name, recipe.tasks, recipe.test_seeds, f"proof-{name}", thresholds[name])
-        with minutes.of("recovery policies alone"):
-            act_alone(recipe)
+        thresholds = {name: prove_recovery(recipe, name, minutes) for name in recipe.strengths}
         if "good" in recipe.strengths:
             with minutes.of("recoveries as data"):
                 train_on(recipe)
@@ -140,6 +133,20 @@ def main(recipe: Recipe) -> None:
     if recipe.stage in ("all", "report"):
         settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs", "tasks": recipe.tasks}
         write_results(RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
+
+
+def prove_recovery(recipe: Recipe, name: str, minutes: Minutes) -> float:
+    """Everything about one policy's recovery; returns the threshold above which it takes over."""
+    with minutes.of(f"own failures, {name}"):
+        mend_own_failures(recipe, name)
+    with minutes.of(f"recovery, {name}"):
+        learn_recovery(recipe, name)
+    with minutes.of(f"threshold, {name}"):
+        threshold = choose_threshold(recipe, name)
+    with minutes.of(f"proof, {name}"):
+        prove(recipe, name, recipe.tasks, recipe.test_seeds, f"proof-{name}", threshold)
+        prove_replaced(recipe, name)
+    return threshold
 
 
 def make_failures(recipe: Recipe) -> None:
@@ -178,14 +185,13 @@ def train_policies(recipe: Recipe) -> None:
         train_bc(clean, good, BCOptions(fit=recipe.good, start=weak))
 
 
-def mend_own_failures(recipe: Recipe) -> None:
-    """Own episodes of both policies, on layouts of their own; failed ones are mended, successful ones kept beside."""
-    for index, name in enumerate(recipe.strengths):
-        seeds = COLLECT.claim(recipe.own_seeds, offset=index * recipe.own_seeds)
-        items = [RolloutItem(task, s, s, name, str(recipe.folder / name)) for task in recipe.tasks for s in seeds]
-        own = recipe.folder / f"own-{name}"
-        collect(items, own, workers=recipe.workers, title=f"own episodes, {name}")
-        mend_own(own, recipe.tasks, recipe.folder / "failures", GenerateOptions(workers=recipe.workers))
+def mend_own_failures(recipe: Recipe, name: str) -> None:
+    """Own episodes of a policy, on layouts of their own; failed ones are mended, successful ones kept beside."""
+    seeds = COLLECT.claim(recipe.own_seeds, offset=recipe.strengths.index(name) * recipe.own_seeds)
+    items = [RolloutItem(task, s, s, name, str(recipe.folder / name)) for task in recipe.tasks for s in seeds]
+    own = recipe.folder / f"own-{name}"
+    collect(items, own, workers=recipe.workers, title=f"own episodes, {name}")
+    mend_own(own, recipe.tasks, recipe.folder / "failures", GenerateOptions(workers=recipe.workers))
 
 
 def train_on(recipe: Recipe) -> None:
@@ -214,17 +220,16 @@ def demonstrate(recipe: Recipe, out: Path, quality: str, seeds: range) -> None:
     collect(items, out, workers=recipe.workers, options=pictures, title=f"{quality} demonstrations")
 
 
-def learn_recovery(recipe: Recipe) -> None:
-    """For each policy who says when, and who then acts: all that is added to it is what failures teach."""
+def learn_recovery(recipe: Recipe, name: str) -> None:
+    """Who says when, and who then acts: all that is added to the policy is what failures teach."""
     failures = recipe.folder / "failures"
-    for name in recipe.strengths:
-        start, out = recipe.folder / name, recipe.folder / f"recovery-{name}"
-        if not (out / "recovery.json").is_file():
-            policy = load_policy(start)
-            assert isinstance(policy, CompactVLA), "train_bc makes no other"
-            train_recovery(policy, failures, recipe.recovery, recipe.folder / "frames").save(out)
-        if not has_acting(out):
-            train_acting(start, failures, out, recipe.recovery.acting)
+    start, out = recipe.folder / name, recipe.folder / f"recovery-{name}"
+    if not (out / "recovery.json").is_file():
+        policy = load_policy(start)
+        assert isinstance(policy, CompactVLA), "train_bc makes no other"
+        train_recovery(policy, failures, recipe.recovery, recipe.folder / "frames").save(out)
+    if not has_acting(out):
+        train_acting(start, failures, out, recipe.recovery.acting)
 
 
 def choose_threshold(recipe: Recipe, name: str) -> float:
@@ -252,11 +257,13 @@ def prove(recipe: Recipe, name: str, tasks: Sequence[str], seeds: int, folder: s
     )  # fmt: skip
 
 
-def act_alone(recipe: Recipe) -> None:
-    """What the recovery policies do when they act all the time: is taking over worth more than replacing?"""
-    arms = {f"{name}-recovery-policy": str(recipe.folder / f"recovery-{name}" / FOLDER) for name in recipe.strengths}
-    layouts = list(TEST.claim(recipe.test_seeds))
-    evaluate(list(recipe.tasks), arms, layouts, recipe.folder / "alone", workers=recipe.workers)
+def prove_replaced(recipe: Recipe, name: str) -> None:
+    """What the recovery policy does when it acts all the time: is taking over worth more than replacing?"""
+    folder, other = recipe.folder / f"proof-{name}", f"{name}{REPLACED}"
+    arms = {name: str(recipe.folder / name), other: str(recipe.folder / f"recovery-{name}" / FOLDER)}
+    evaluate(list(recipe.tasks), arms, list(TEST.claim(recipe.test_seeds)), folder, workers=recipe.workers)
+    every = EpisodeStore(folder / EPISODES_FOLDER).metas()
+    write_comparison(compare(every, name, arms=[recovered_arm(name), other]), folder)
 
 
 if __name__ == "__main__":

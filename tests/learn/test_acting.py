@@ -95,8 +95,10 @@ def test_one_command_trains_both_and_the_policy_acts_in_rollouts(data: Path, tmp
     command = ["train", "recovery", "--data", str(data), "--policy", str(tmp_path / "policy"), "--out", str(folder)]
     assert main([*command, "--steps", "5", "--acting.steps", "3", "--acting.warmup", "1"]) == 0
     told = load_policy(folder / acting_module.FOLDER)
-    assert set(told.notes["trained_on"]) == {"tiny/push"}
-    assert told.notes["trained_on"]["tiny/push"] == len(EpisodeStore(data / "recoveries").metas())
+    plans = [m for m in EpisodeStore(data / "episodes").metas() if m.arm == "plan"]
+    assert told.notes["trained_on"] == {"tiny/push": len(plans)}
+    ways_out = EpisodeStore(data / "recoveries").metas()
+    assert told.notes["also_trained_on"]["episodes"] == {"tiny/push": len(ways_out)}
     before = load_policy(tmp_path / "policy").network.state_dict()
     assert any(not torch.equal(x, before[name]) for name, x in told.network.state_dict().items())
 

@@ -110,7 +110,7 @@ class RecoveryTraining:
     """Share of the layouts that is not learned from, for the figures."""
     seed: int = 0
     """Seed of the split, the weights and the batches."""
-    acting: FitOptions = field(default_factory=lambda: FitOptions(steps=1500, copies=4, learning_rate=3e-4, warmup=50))
+    acting: FitOptions = field(default_factory=lambda: FitOptions(steps=3000, copies=4, learning_rate=3e-4, warmup=50))
     """Training on of the policy with the verified ways out of failures, to one that acts during takeovers; 0 steps
     make none."""
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from failwise.detect.base import Scaler
 from failwise.errors import DataError
-from failwise.generate.mending import RECOVERIES
+from failwise.generate.mending import EPISODES, RECOVERIES
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.figures import figures
 from failwise.learn.frames import FrameFeatures
@@ -31,6 +31,7 @@ from failwise.recover.compact import Answers, CompactAdvisor, Recurrent
 if TYPE_CHECKING:
     from failwise.policies.compact import CompactVLA
 
+WAYS_OUT = 0.6  # of every batch of a recovery policy
 SMALLEST = 1e-4  # metres or radians: axes that move less in all corrections do not move
 NOTHING = "has no failure with a verified correction to learn from; generate more"
 
@@ -89,10 +90,10 @@ def train_recovery(
 
 
 def train_acting(start: Path, folder: Path, out: Path, fit: FitOptions) -> Path:
-    """A policy that acts during takeovers: trained on from ``start`` with the verified ways out of failures alone.
+    """A policy that acts during takeovers: trained on from ``start`` with the verified ways out of failures.
 
-    It need not know anything else, as it acts only where something fails. A training that was interrupted goes on when
-    called again.
+    They are more than half of every batch; the rest are the undisturbed plans and the policy's own successes, as a way
+    out ends on the way of the task. A training that was interrupted goes on when called again.
 
     Args:
         start: folder of a compact policy.
@@ -103,7 +104,8 @@ def train_acting(start: Path, folder: Path, out: Path, fit: FitOptions) -> Path:
     Raises:
         DataError: there are no ways out with pictures. CheckpointError: ``start`` is no such policy.
     """
-    return train_bc(folder / RECOVERIES, out / FOLDER, BCOptions(fit=fit, start=start))
+    options = BCOptions(fit=fit, start=start, also=folder / RECOVERIES, also_share=WAYS_OUT)
+    return train_bc(folder / EPISODES, out / FOLDER, options)
 
 
 def judge(advisor: CompactAdvisor, episodes: Sequence[Labelled]) -> dict[str, float]:
