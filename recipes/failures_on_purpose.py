@@ -125,7 +125,7 @@ def main(recipe: Recipe) -> None:
                 arms = {name: str(recipe.folder / name) for name in TRAINED_ON}
                 layouts = list(TEST.claim(recipe.test_seeds))
                 evaluate(recipe.tasks, arms, layouts, recipe.folder / "data", workers=recipe.workers)
-        if recipe.suite == "maniskill":
+        if recipe.suite == "maniskill" and recipe.variants:
             with minutes.of("variants"):
                 changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
                 best = recipe.strengths[-1]
