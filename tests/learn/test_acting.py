@@ -87,7 +87,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_one_command_trains_both_and_the_policy_acts_in_rollouts(data: Path, tmp_path: Path) -> None:
+def test_one_command_trains_both_and_the_policy_acts_in_rollouts(data: Path, tmp_path: Path, capsys) -> None:
     policy = small_policy()
     policy.text.load_state_dict({make("push").spec.instruction: torch.randn(6, 384).half()})
     policy.save(tmp_path / "policy")
@@ -99,6 +99,7 @@ def test_one_command_trains_both_and_the_policy_acts_in_rollouts(data: Path, tmp
     assert told.notes["trained_on"] == {"tiny/push": len(plans)}
     ways_out = EpisodeStore(data / "recoveries").metas()
     assert told.notes["also_trained_on"]["episodes"] == {"tiny/push": len(ways_out)}
+    assert f"learned {len(ways_out)} ways out of failures" in capsys.readouterr().out
     before = load_policy(tmp_path / "policy").network.state_dict()
     assert any(not torch.equal(x, before[name]) for name, x in told.network.state_dict().items())
 

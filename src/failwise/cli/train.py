@@ -137,6 +137,9 @@ def recovery(argv: Sequence[str]) -> Path:
         f"{found['binary']:.3f}, mode and axis {found['kind']:.3f}, cosine of the move {found['cosine']:.3f} "
         f"(n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task {found['stage']:.3f}"
     )
+    if options.acting.steps:
+        ways_out = load_policy(common.out / "acting").notes["also_trained_on"]["episodes"]
+        print(f"in a takeover a policy acts that learned {sum(ways_out.values())} ways out of failures")
     return common.out
 
 
