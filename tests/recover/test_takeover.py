@@ -201,6 +201,26 @@ def test_a_recovery_policy_acts_for_its_steps_and_hands_back(tmp_path: Path) -> 
     assert "a recovery policy for 7 steps" in first.evidence
 
 
+def test_a_recovery_policy_that_leaves_the_workspace_hands_back_and_is_refused_outside(tmp_path: Path) -> None:
+    env = make("push")
+    hand = env.hand
+    env.hand = lambda: hand() + np.where(env.outside, 5.0, 0.0)
+    env.outside = False
+
+    class Leaving(Pushing):
+        def act(self, observation) -> np.ndarray:
+            self.steps = getattr(self, "steps", 0) + 1
+            env.outside = self.steps >= 4
+            return super().act(observation)
+
+    options = TakeoverOptions(acting_steps=50, attempts=3, pause=5)
+    episode = run(tmp_path, Takeover(Told(), options, "told", Leaving()), env)
+    assert np.flatnonzero(episode.actors() == Actor.RECOVERY).tolist() == [10, 11, 12, 13]
+    about = episode.meta.extra["takeover"]
+    later = range(20, episode.meta.n_steps, 10)
+    assert about["takeovers"] == [10] and about["refused"] == 1 + len(later)
+
+
 def test_a_recovery_policy_hands_back_once_nothing_fails_any_more(tmp_path: Path) -> None:
     class Soothed(Told):
         def advise(self) -> Advice:

@@ -1,4 +1,4 @@
-"""A policy that acts during a takeover: it learned the ways out of failures, and nothing else."""
+"""A policy that acts during a takeover: it learned the verified ways out of failures."""
 
 from __future__ import annotations
 

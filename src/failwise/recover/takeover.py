@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from failwise.envs.leading import arm_of, closing_commands, inside, towards, with_gripper
 from failwise.errors import EpisodeError, SetupError
+from failwise.protocols import Arm
 from failwise.recover import local
 from failwise.recover.acting import FOLDER, ActingPolicy, has_acting
 from failwise.types import FailureEvent
@@ -135,6 +136,7 @@ class Takeover:
         if self.remedy == "expert" and not env.spec.has_expert:
             raise SetupError(f"{env.spec.env_id} has no expert to recover with; use the remedy correct or rewind")
         self._env: Any = env if self.remedy in ("expert", "policy") else arm_of(env, "a recovery move")
+        self._bounded = isinstance(env, Arm)
         if self.acting is not None:
             self.acting.begin(seed)
         if self.advisor is not None:
@@ -207,6 +209,8 @@ class Takeover:
         """What to do, or None where it would lead out of the workspace."""
         options = self.options
         if self.acting is not None and self.remedy == "policy":
+            if self._outside():
+                return None
             self.acting.take_over()
         if self.remedy in ("expert", "policy"):
             return _Move(step, step + options.acting_steps)
@@ -226,7 +230,7 @@ class Takeover:
         if step >= move.until:
             return None
         if self.acting is not None and self.remedy == "policy":
-            return None if self._released(step, move) else self.acting.act(observation)
+            return None if self._outside() or self._released(step, move) else self.acting.act(observation)
         if move.target_6 is None:
             action = self._env.expert()
             if action is None:
@@ -236,6 +240,13 @@ class Takeover:
         if action is None and step == move.began:
             return with_gripper(self._env, self._env.nudge(np.zeros(6)), move.closing)
         return action
+
+    def _outside(self) -> bool:
+        """Whether a hand that can be led has left the workspace, where a recovery policy is refused and counted."""
+        if not self._bounded or inside(self._env, self._env.hand()):
+            return False
+        self.refused += 1
+        return True
 
     def _released(self, step: int, move: _Move) -> bool:
         """Whether the advisor, asked again, says that nothing is failing any more."""
