@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from page_parts import against, interval, rate, table
+from recovery_page import SUITES, write_recovery
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = {  # page -> title, figures, notes
     "results.md": ("Results", "metaworld_improve.json", "notes.md"),
@@ -50,6 +53,8 @@ def main() -> None:
             write(DOCS / page, title, DOCS / "results" / figures, DOCS / "results" / notes)
     if (detection := DOCS / "results" / "detect.json").is_file():
         write_detection(DOCS / "results_detection.md", detection, DOCS / "results" / "notes_detection.md")
+    if any((DOCS / "results" / name).is_file() for name in SUITES):
+        write_recovery(DOCS / "results_recovery.md", DOCS / "results", DOCS / "results" / "notes_recovery.md")
 
 
 def write_detection(page: Path, figures: Path, notes: Path) -> None:
@@ -206,47 +211,6 @@ def section(title: str, run: dict[str, Any], text: str = "") -> str:
             rows = [[s["name"], f"{s['successes']}/{s['n']}", rate(s["successes"] / s["n"])] for s in standings]
             lines += [table(["candidate", "validation", "rate"], rows)]
     return "\n\n".join(lines)
-
-
-def against(comparison: dict[str, Any]) -> str:
-    """Every arm against a baseline: difference, interval, won, lost, p."""
-    rows = []
-    for one in comparison["against"]:
-        p = one["pooled"]
-        rows.append(
-            [
-                one["arm"],
-                f"{100 * p['difference']['point']:+.1f}",
-                f"[{100 * p['difference']['lower']:+.1f}, {100 * p['difference']['upper']:+.1f}]",
-                p["won"],
-                p["lost"],
-                p["n"],
-                small(p["p_value"]),
-                small(p["p_adjusted"]),
-            ]
-        )
-    return table(["arm", "points", "interval", "won", "lost", "pairs", "p", "p (Holm)"], rows)
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(str(c) for c in row) + " |" for row in rows])
-
-
-def rate(value: float) -> str:
-    """A success rate as .000."""
-    return f"{value:.3f}".replace("0.", ".", 1) if value < 1 else "1.000"
-
-
-def interval(record: dict[str, float]) -> str:
-    """An interval of rates."""
-    return f"[{rate(record['lower'])}, {rate(record['upper'])}]"
-
-
-def small(p: float) -> str:
-    """A p-value."""
-    return "< .0001" if p < 1e-4 else f"{p:.4f}".replace("0.", ".", 1) if p < 1 else "1"
 
 
 if __name__ == "__main__":
