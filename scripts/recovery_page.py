@@ -20,6 +20,7 @@ FIGURES = {
     "binary": "failing or not",
     "auc": "AUC",
     "kind": "mode and axis",
+    "type": "type and axis",
     "cosine": "cosine of dA",
     "gripper": "gripper",
     "stage": "sub-task",

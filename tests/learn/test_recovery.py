@@ -13,6 +13,7 @@ from failwise.envs.tiny import make
 from failwise.errors import CheckpointError, DataError, EpisodeError, SetupError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
 from failwise.learn import frames, recovery
+from failwise.learn.figures import figures
 from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import RecoveryTraining
 from failwise.learn.recovery import held_out, judge, train_recovery
@@ -278,3 +279,17 @@ def test_plans_are_as_many_as_asked_for_and_of_layouts_with_failures_first(data:
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, float], told: str) -> None:
     with pytest.raises(SetupError, match=told):
         RecoveryTraining(**wrong)
+
+
+def test_figures_count_modes_and_what_failsafe_calls_types() -> None:
+    failing = np.array([True, True, True, True, False])
+    called = np.array([True, True, False, True, False])
+    true = [("misaligned_grasp", "x"), ("slip", ""), ("noop", ""), ("no_grasp", ""), NONE]
+    named = [("translation", "x"), ("slip", ""), ("noop", ""), ("translation", "z"), ("slip", "")]
+    moves = np.array([[1.0, 0, 0, 0, 0, 0, 1], [0, 1.0, 0, 0, 0, 0, -1]])
+    found = figures(failing, called, true, named, np.array([True, False]), moves, moves[:, [1, 0, 2, 3, 4, 5, 6]])
+    assert found["kind"] == 1 / 4 and found["type"] == 2 / 4, "what is not called failing is named in vain"
+    assert found["binary"] == (3 / 4 + 1) / 2 and found["stage"] == 1 / 2
+    assert found["cosine"] == 0.0 and found["gripper"] == 1.0 and found["moves"] == 2
+    nothing = figures(failing[4:], called[4:], true[4:], named[4:], np.zeros(0, bool), moves[:0], moves[:0])
+    assert all(np.isnan(nothing[name]) for name in ("binary", "kind", "type", "cosine", "gripper", "stage"))

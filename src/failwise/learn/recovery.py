@@ -114,17 +114,18 @@ def judge(advisor: CompactAdvisor, episodes: Sequence[Labelled]) -> dict[str, fl
 
     rows = []
     for episode in episodes:
-        told = advisor.answers(episode.frames_TD)
+        told, at = advisor.answers(episode.frames_TD), episode.judged
         kind = told.kind.clone()
-        kind[:, 0] = -torch.inf
-        at = episode.judged
-        stage_right = (told.stage.argmax(1).numpy() == episode.stage) | (episode.stage == UNKNOWN)
-        logits, kind_right = told.failing.numpy(), kind.argmax(1).numpy() == episode.kind
-        rows.append((episode.failing[at], logits[at], kind_right[at], stage_right[at], told.delta.numpy()[at],
-                     episode.delta[at]))  # fmt: skip
-    bad, logits, kind_right, stage_right, advised, verified = map(np.concatenate, zip(*rows, strict=True))
-    known = np.isfinite(verified[:, 0])
-    found = figures(bad, logits > 0, kind_right, stage_right, advised[known] * advisor.delta_scale, verified[known])
+        kind[:, 0] = -torch.inf  # how it fails, if it does: whether is another question
+        answers = (told.failing.numpy(), kind.argmax(1).numpy(), told.stage.argmax(1).numpy(), told.delta.numpy())
+        truths = (episode.failing, episode.kind, episode.stage, episode.delta)
+        rows.append([x[at] for x in (*answers, *truths)])
+    logits, named, said, advised, bad, kinds, stages, verified = map(np.concatenate, zip(*rows, strict=True))
+    moves, due = np.isfinite(verified[:, 0]), stages != UNKNOWN
+    found = figures(
+        bad, logits > 0, [advisor.kinds[k] for k in kinds], [advisor.kinds[k] for k in named], (said == stages)[due],
+        advised[moves] * advisor.delta_scale, verified[moves],
+    )  # fmt: skip
     return {**found, "auc": float(roc_auc_score(bad, logits)) if 0 < bad.sum() < len(bad) else float("nan")}
 
 

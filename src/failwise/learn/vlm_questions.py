@@ -128,7 +128,7 @@ def judge_answers(asked: Sequence[Asked], said: Sequence[str]) -> dict[str, floa
     advised, verified = (np.array([pair[i] for pair in moves]).reshape(-1, 7) for i in (0, 1))
     found = figures(
         np.array([t.failing for t in true]), np.array([h.failing for h in heard]),
-        np.array([(h.mode, h.axis) == (t.mode, t.axis) for h, t in zip(heard, true, strict=True)]),
+        [(t.mode, t.axis) for t in true], [(h.mode, h.axis) for h in heard],
         np.array([h.stage == t.stage for h, t in zip(heard, true, strict=True)]), advised, verified,
     )  # fmt: skip
     return {**found, "unread": sum(not h.stage for h in heard)}
