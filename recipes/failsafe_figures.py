@@ -28,7 +28,7 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
         "failures": yields(read_attempts(out / "failures")),
         "diagnosis": {name: read(out / f"recovery-{name}" / "recovery.json")["notes"] for name in arms},
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
-        "thresholds": validation(out / "validation"),
+        "takeovers": validation(out / "validation"),
         "recovery": {name: pairs(out / f"proof-{name}", name) for name in arms},
         "comparison": {name: read(out / f"proof-{name}" / "comparison.json") for name in arms},
     }
@@ -47,7 +47,7 @@ def read(path: Path) -> Any:
 
 
 def validation(folder: Path) -> dict[str, tuple[int, int]]:
-    """Policy and threshold -> (successes, episodes) on validation seeds."""
+    """Policy, threshold and steps -> (successes, episodes) on validation seeds."""
     metas = EpisodeStore(folder, create=False).metas()
     won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
     return {arm: (won[arm], n) for arm, n in sorted(Counter(m.arm for m in metas).items())}

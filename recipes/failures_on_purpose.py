@@ -7,11 +7,11 @@
 
 Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
 failures mended likewise -> for each policy a recovery actor that looks through its eyes and a recovery policy trained
-on from it, the actor judged on layouts that it has not seen -> when to take over, chosen on validation seeds -> both
-policies with and without their recovery on test seeds, and their recovery policies acting alone; the good one trained
-on with the recoveries against as many further demonstrations; the good one on variants of the tasks ->
-docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are
-no variants; its figures are in docs/results/failsafe_metaworld.json.
+on from it, the actor judged on layouts that it has not seen -> when to take over and for how long, chosen on validation
+seeds -> both policies with and without their recovery on test seeds, and their recovery policies acting alone; the good
+one trained on with the recoveries against as many further demonstrations; the good one on variants of the tasks ->
+docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are no variants; its figures are
+in docs/results/failsafe_metaworld.json.
 """
 
 from __future__ import annotations
@@ -78,16 +78,22 @@ class Recipe:
     """Demonstrations of the expert as it is, tried a task."""
     weak: FitOptions = field(default_factory=lambda: FitOptions(steps=2500, copies=4, warmup=100))
     """Training of the weak policy, on demonstrations of mixed quality."""
-    good: FitOptions = field(default_factory=lambda: FitOptions(steps=3000, copies=4, warmup=100))
+    good: FitOptions = field(default_factory=lambda: FitOptions(steps=2500, copies=4, warmup=100))
     """Training on of the weak policy to the good one, on clean demonstrations."""
-    recovery: RecoveryTraining = field(default_factory=RecoveryTraining)
+    recovery: RecoveryTraining = field(
+        default_factory=lambda: RecoveryTraining(acting=FitOptions(steps=2000, copies=4, learning_rate=3e-4, warmup=50))
+    )
     """Training of the recovery actors and of the recovery policies."""
-    thresholds: tuple[float, ...] = (0.5, 0.8)
-    """Of which the one is taken with which each policy did best on validation seeds; the higher one of equals."""
+    thresholds: tuple[float, ...] = (0.2, 0.5, 0.8)
+    """Of the probability of failure, above which a recovery takes over; and"""
+    steps: tuple[int, ...] = (30, 60, 100)
+    """for how long. The pair is taken with which a policy did best on validation seeds, the shyest of equals."""
     validation_seeds: int = 10
     """Validation seeds a task."""
     test_seeds: int = 100
-    """Paired test seeds a task."""
+    """Paired test seeds a task,"""
+    test_offset: int = 100
+    """after so many that other runs have used."""
     on: FitOptions = field(default_factory=lambda: FitOptions(steps=800, copies=4, learning_rate=3e-4, warmup=50))
     """Training on of the good policy, with recoveries and with as many pictures of further demonstrations."""
     variants: tuple[str, ...] = ("space", "view", "object", "arm")
@@ -118,35 +124,35 @@ def main(recipe: Recipe) -> None:
         with minutes.of("policies"):
             train_policies(recipe)
     if recipe.stage == "all":
-        thresholds = {name: prove_recovery(recipe, name, minutes) for name in recipe.strengths}
+        takeovers = {name: prove_recovery(recipe, name, minutes) for name in recipe.strengths}
         if "good" in recipe.strengths:
             with minutes.of("recoveries as data"):
                 train_on(recipe)
                 arms = {name: str(recipe.folder / name) for name in TRAINED_ON}
-                layouts = list(TEST.claim(recipe.test_seeds))
+                layouts = test_layouts(recipe, recipe.test_seeds)
                 evaluate(recipe.tasks, arms, layouts, recipe.folder / "data", workers=recipe.workers)
         if recipe.suite == "maniskill" and recipe.variants:
             with minutes.of("variants"):
                 changed = [f"{task}@{variant}" for variant in recipe.variants for task in recipe.tasks]
                 best = recipe.strengths[-1]
-                prove(recipe, best, changed, recipe.variant_seeds, "variants", thresholds[best])
+                prove(recipe, best, changed, recipe.variant_seeds, "variants", takeovers[best])
     if recipe.stage in ("all", "report"):
         settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs", "tasks": recipe.tasks}
         write_results(RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
 
 
-def prove_recovery(recipe: Recipe, name: str, minutes: Minutes) -> float:
-    """Everything about one policy's recovery; returns the threshold above which it takes over."""
+def prove_recovery(recipe: Recipe, name: str, minutes: Minutes) -> TakeoverOptions:
+    """Everything about one policy's recovery; returns when it takes over and for how long."""
     with minutes.of(f"own failures, {name}"):
         mend_own_failures(recipe, name)
     with minutes.of(f"recovery, {name}"):
         learn_recovery(recipe, name)
-    with minutes.of(f"threshold, {name}"):
-        threshold = choose_threshold(recipe, name)
+    with minutes.of(f"takeover, {name}"):
+        takeover = choose_takeover(recipe, name)
     with minutes.of(f"proof, {name}"):
-        prove(recipe, name, recipe.tasks, recipe.test_seeds, f"proof-{name}", threshold)
+        prove(recipe, name, recipe.tasks, recipe.test_seeds, f"proof-{name}", takeover)
         prove_replaced(recipe, name)
-    return threshold
+    return takeover
 
 
 def make_failures(recipe: Recipe) -> None:
@@ -232,28 +238,37 @@ def learn_recovery(recipe: Recipe, name: str) -> None:
         train_acting(start, failures, out, recipe.recovery.acting)
 
 
-def choose_threshold(recipe: Recipe, name: str) -> float:
-    """The threshold above which a policy's recovery takes over, from episodes on validation seeds."""
+def choose_takeover(recipe: Recipe, name: str) -> TakeoverOptions:
+    """When a policy's recovery takes over and for how long, from episodes on validation seeds."""
+    grid = {
+        f"{name}@{threshold}@{steps}": TakeoverOptions(threshold=threshold, acting_steps=steps)
+        for threshold in recipe.thresholds
+        for steps in recipe.steps
+    }
+    recover = str(recipe.folder / f"recovery-{name}")
     items = [
-        RolloutItem(
-            task, seed, seed, f"{name}@{threshold}", str(recipe.folder / name),
-            recover=str(recipe.folder / f"recovery-{name}"), takeover=TakeoverOptions(threshold=threshold),
-        )
+        RolloutItem(task, seed, seed, arm, str(recipe.folder / name), recover=recover, takeover=options)
         for seed in VALIDATION.claim(recipe.validation_seeds)
         for task in recipe.tasks
-        for threshold in recipe.thresholds
-    ]  # fmt: skip
-    metas = collect(items, recipe.folder / "validation", workers=recipe.workers, title=f"thresholds, {name}")
+        for arm, options in grid.items()
+    ]
+    metas = collect(items, recipe.folder / "validation", workers=recipe.workers, title=f"takeovers, {name}")
     won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
-    return max(recipe.thresholds, key=lambda threshold: (won[f"{name}@{threshold}"], threshold))
+    best = max(grid, key=lambda arm: (won[arm], grid[arm].threshold, -grid[arm].acting_steps))
+    return grid[best]
 
 
-def prove(recipe: Recipe, name: str, tasks: Sequence[str], seeds: int, folder: str, threshold: float) -> None:
+def test_layouts(recipe: Recipe, count: int) -> list[int]:
+    """Seeds that nothing was chosen on."""
+    return list(TEST.claim(count, offset=recipe.test_offset))
+
+
+def prove(recipe: Recipe, name: str, tasks: Sequence[str], seeds: int, folder: str, takeover: TakeoverOptions) -> None:
     """A policy with and without its recovery, on the same test seeds."""
     arms, recover = {name: str(recipe.folder / name)}, str(recipe.folder / f"recovery-{name}")
     evaluate(
-        list(tasks), arms, list(TEST.claim(seeds)), recipe.folder / folder, workers=recipe.workers, recover=recover,
-        takeover=TakeoverOptions(threshold=threshold),
+        list(tasks), arms, test_layouts(recipe, seeds), recipe.folder / folder, workers=recipe.workers,
+        recover=recover, takeover=takeover,
     )  # fmt: skip
 
 
@@ -261,7 +276,7 @@ def prove_replaced(recipe: Recipe, name: str) -> None:
     """What the recovery policy does when it acts all the time: is taking over worth more than replacing?"""
     folder, other = recipe.folder / f"proof-{name}", f"{name}{REPLACED}"
     arms = {name: str(recipe.folder / name), other: str(recipe.folder / f"recovery-{name}" / FOLDER)}
-    evaluate(list(recipe.tasks), arms, list(TEST.claim(recipe.test_seeds)), folder, workers=recipe.workers)
+    evaluate(recipe.tasks, arms, test_layouts(recipe, recipe.test_seeds), folder, workers=recipe.workers)
     every = EpisodeStore(folder / EPISODES_FOLDER).metas()
     write_comparison(compare(every, name, arms=[recovered_arm(name), other]), folder)
 

@@ -116,14 +116,14 @@ def in_the_loop(policy: str, results: Mapping[str, Any]) -> list[str]:
             [task.split("/")[-1], *(f"{rate(x['rate']['point'])} {interval(x['rate'])}" for x in of_task.values())]
         )
         rows[-1] += takeovers(recovery[task])
-    tried = {arm: counts for arm, counts in results["thresholds"].items() if arm.split("@")[0] == policy}
-    chosen = ", ".join(f"{arm.split('@')[1]}: {won}/{n}" for arm, (won, n) in tried.items())
+    tried = {arm: counts for arm, counts in results["takeovers"].items() if arm.split("@")[0] == policy}
+    chosen = ", ".join(f"{' for '.join(arm.split('@')[1:])}: {won}/{n}" for arm, (won, n) in tried.items())
     by_mode = recovery["all"]["by_mode"]
     modes = ", ".join(f"`{mode}` {mended}/{n}" for mode, (n, mended) in by_mode.items() if n)
     return [
         f"### The {policy} policy with and without its recovery",
         f"{seeds['n']} test seeds a task ({seeds['first']} to {seeds['last']}), the same for every arm; intervals at "
-        f"{comparison['confidence']:.0%}. On validation seeds by threshold: {chosen}.",
+        f"{comparison['confidence']:.0%}. On validation seeds, by threshold and steps of a takeover: {chosen}.",
         table(["task", *arms, "taken over", "needless, of successes", "mended, of failures", "spoiled"], rows),
         against(comparison),
         f"Mended of those that fail without it, by the mode that was named at the first takeover: {modes or 'none'}.",
