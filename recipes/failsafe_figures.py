@@ -13,7 +13,7 @@ from failwise.evaluate.recovered import recovered_arm, recovery_result
 from failwise.generate import Attempt, read_attempts
 from failwise.store import EpisodeStore
 from failwise.types import Outcome
-from figures_of import REPOSITORY, machine
+from figures_of import REPOSITORY, machine, without_seed_lists
 
 
 def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -> None:
@@ -30,12 +30,12 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
         "takeovers": validation(out / "validation"),
         "recovery": {name: pairs(out / f"proof-{name}", name) for name in arms},
-        "comparison": {name: read(out / f"proof-{name}" / "comparison.json") for name in arms},
+        "comparison": {name: compared(out / f"proof-{name}") for name in arms},
     }
-    if (data := out / "data" / "comparison.json").is_file():
-        results["recoveries_as_data"] = read(data)
-    if (variants := out / "variants" / "comparison.json").is_file():
-        results["variants"] = {"recovery": pairs(variants.parent, arms[-1]), "comparison": read(variants)}
+    if (data := out / "data").is_dir():
+        results["recoveries_as_data"] = compared(data)
+    if (variants := out / "variants").is_dir():
+        results["variants"] = {"recovery": pairs(variants, arms[-1]), "comparison": compared(variants)}
     path = REPOSITORY / "docs" / "results" / f"{name}.json"
     path.write_text(json.dumps(results, indent=1).replace(f"{out}/", "") + "\n", encoding="utf-8")
     print(path)
@@ -44,6 +44,11 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
 def read(path: Path) -> Any:
     """A file of JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def compared(folder: Path) -> dict[str, Any]:
+    """A comparison that was written to a folder."""
+    return without_seed_lists(read(folder / "comparison.json"))
 
 
 def validation(folder: Path) -> dict[str, tuple[int, int]]:

@@ -25,6 +25,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def without_seed_lists(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The comparison, with each list of seeds as its range and count: the lists are in the run folder."""
+    for arm in comparison.get("against", []):
+        arm.pop("seeds", None)
+    seeds = comparison.get("seeds", {})
+    comparison["seeds"] = {k: {"first": min(v), "last": max(v), "n": len(v)} for k, v in seeds.items() if v}
+    return comparison
+
+
 def processor() -> str:
     """The processor's name, as the kernel tells it."""
     path = Path("/proc/cpuinfo")

@@ -23,7 +23,7 @@ from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import AFILTraining, CriticOptions, FitOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import DEMOS, TEST
-from figures_of import REPOSITORY, Minutes, machine
+from figures_of import REPOSITORY, Minutes, machine, without_seed_lists
 
 TASKS = ("pick-place", "peg-insert-side", "basketball", "box-close", "bin-picking", "assembly")
 UNSEEN_BY_SELECTION = ("stick-push", "hammer")
@@ -139,15 +139,6 @@ def proof_of(run: Path) -> dict[str, Any]:
         p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(run.glob("round*/choice.json"))
     }
     return out
-
-
-def without_seed_lists(comparison: dict[str, Any]) -> dict[str, Any]:
-    """The comparison, with each list of seeds as its range and count: the lists are in the run folder."""
-    for arm in comparison.get("against", []):
-        arm.pop("seeds", None)
-    seeds = comparison.get("seeds", {})
-    comparison["seeds"] = {k: {"first": min(v), "last": max(v), "n": len(v)} for k, v in seeds.items() if v}
-    return comparison
 
 
 if __name__ == "__main__":
