@@ -8,10 +8,10 @@
 Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
 failures mended likewise -> for each policy a recovery actor that looks through its eyes and a recovery policy trained
 on from it, the actor judged on layouts that it has not seen -> when to take over and for how long, chosen on validation
-seeds -> both policies with and without their recovery on test seeds, and their recovery policies acting alone; the good
-one trained on with the recoveries against as many further demonstrations; the good one on variants of the tasks ->
-docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are no variants; its figures are
-in docs/results/failsafe_metaworld.json.
+seeds -> on test seeds, both policies without, with their recovery, with single corrective moves, and replaced by their
+recovery policies; the good one trained on with the recoveries against as many further demonstrations; the good one on
+variants of the tasks -> docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are no
+variants; its figures are in docs/results/failsafe_metaworld.json.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SUITES = {
 }
 RESULTS = {"maniskill": "failsafe", "metaworld": "failsafe_metaworld"}
 PASSES = 3  # over the cells of a task, each asking more of those that filled
-REPLACED = "-replaced"  # by its recovery policy
+REPLACED, MOVED = "-replaced", "+move"  # by its recovery policy; with single corrective moves
 TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
 
@@ -151,7 +151,7 @@ def prove_recovery(recipe: Recipe, name: str, minutes: Minutes) -> TakeoverOptio
         takeover = choose_takeover(recipe, name)
     with minutes.of(f"proof, {name}"):
         prove(recipe, name, recipe.tasks, recipe.test_seeds, f"proof-{name}", takeover)
-        prove_replaced(recipe, name)
+        prove_others(recipe, name)
     return takeover
 
 
@@ -238,16 +238,17 @@ def learn_recovery(recipe: Recipe, name: str) -> None:
         train_acting(start, failures, out, recipe.recovery.acting)
 
 
-def choose_takeover(recipe: Recipe, name: str) -> TakeoverOptions:
-    """When a policy's recovery takes over and for how long, from episodes on validation seeds."""
-    grid = {
-        f"{name}@{threshold}@{steps}": TakeoverOptions(threshold=threshold, acting_steps=steps)
-        for threshold in recipe.thresholds
-        for steps in recipe.steps
-    }
-    recover = str(recipe.folder / f"recovery-{name}")
+def choose_takeover(recipe: Recipe, name: str, moves: bool = False) -> TakeoverOptions:
+    """When a policy's recovery takes over and for how long, or makes one move, from episodes on validation seeds."""
+    grid = {}
+    for threshold in recipe.thresholds:
+        if moves:
+            grid[f"{name}@{threshold}@move"] = TakeoverOptions(remedy="correct", threshold=threshold)
+        else:
+            for steps in recipe.steps:
+                grid[f"{name}@{threshold}@{steps}"] = TakeoverOptions(threshold=threshold, acting_steps=steps)
     items = [
-        RolloutItem(task, seed, seed, arm, str(recipe.folder / name), recover=recover, takeover=options)
+        taken_over(recipe, name, arm, task, seed, options)
         for seed in VALIDATION.claim(recipe.validation_seeds)
         for task in recipe.tasks
         for arm, options in grid.items()
@@ -256,6 +257,12 @@ def choose_takeover(recipe: Recipe, name: str) -> TakeoverOptions:
     won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
     best = max(grid, key=lambda arm: (won[arm], grid[arm].threshold, -grid[arm].acting_steps))
     return grid[best]
+
+
+def taken_over(recipe: Recipe, name: str, arm: str, task: str, seed: int, options: TakeoverOptions) -> RolloutItem:
+    """An episode of a policy under the eyes of its recovery actor."""
+    recover = str(recipe.folder / f"recovery-{name}")
+    return RolloutItem(task, seed, seed, arm, str(recipe.folder / name), recover=recover, takeover=options)
 
 
 def test_layouts(recipe: Recipe, count: int) -> list[int]:
@@ -272,13 +279,17 @@ def prove(recipe: Recipe, name: str, tasks: Sequence[str], seeds: int, folder: s
     )  # fmt: skip
 
 
-def prove_replaced(recipe: Recipe, name: str) -> None:
-    """What the recovery policy does when it acts all the time: is taking over worth more than replacing?"""
-    folder, other = recipe.folder / f"proof-{name}", f"{name}{REPLACED}"
-    arms = {name: str(recipe.folder / name), other: str(recipe.folder / f"recovery-{name}" / FOLDER)}
-    evaluate(recipe.tasks, arms, test_layouts(recipe, recipe.test_seeds), folder, workers=recipe.workers)
+def prove_others(recipe: Recipe, name: str) -> None:
+    """Beside them, one corrective move as FailSafe makes it, and the recovery policy acting all the time."""
+    folder, replaced, moved = recipe.folder / f"proof-{name}", f"{name}{REPLACED}", f"{name}{MOVED}"
+    layouts = test_layouts(recipe, recipe.test_seeds)
+    options = choose_takeover(recipe, name, moves=True)
+    items = [taken_over(recipe, name, moved, task, seed, options) for seed in layouts for task in recipe.tasks]
+    collect(items, folder / EPISODES_FOLDER, workers=recipe.workers, title=f"single moves, {name}")
+    arms = {name: str(recipe.folder / name), replaced: str(recipe.folder / f"recovery-{name}" / FOLDER)}
+    evaluate(recipe.tasks, arms, layouts, folder, workers=recipe.workers)
     every = EpisodeStore(folder / EPISODES_FOLDER).metas()
-    write_comparison(compare(every, name, arms=[recovered_arm(name), other]), folder)
+    write_comparison(compare(every, name, arms=[moved, recovered_arm(name), replaced]), folder)
 
 
 if __name__ == "__main__":

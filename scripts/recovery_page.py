@@ -117,7 +117,7 @@ def in_the_loop(policy: str, results: Mapping[str, Any]) -> list[str]:
         )
         rows[-1] += takeovers(recovery[task])
     tried = {arm: counts for arm, counts in results["takeovers"].items() if arm.split("@")[0] == policy}
-    chosen = ", ".join(f"{' for '.join(arm.split('@')[1:])}: {won}/{n}" for arm, (won, n) in tried.items())
+    chosen = "; ".join(f"{', '.join(arm.split('@')[1:])}: {won}/{n}" for arm, (won, n) in tried.items())
     by_mode = recovery["all"]["by_mode"]
     modes = ", ".join(f"`{mode}` {mended}/{n}" for mode, (n, mended) in by_mode.items() if n)
     return [
