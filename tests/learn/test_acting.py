@@ -120,5 +120,7 @@ def test_without_steps_none_is_trained(data: Path, tmp_path: Path) -> None:
 
 
 def test_no_ways_out_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no episode store"):
-        train_acting(tmp_path / "policy", tmp_path, tmp_path / "r", FitOptions(steps=1))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"has no ways out of failures with pictures .* --acting\.steps 0"):
+            train_acting(tmp_path / "policy", tmp_path, tmp_path / "r", FitOptions(steps=1))
+        EpisodeStore(tmp_path / "recoveries")

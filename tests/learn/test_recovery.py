@@ -1,5 +1,6 @@
 """A recovery actor learns from failures on purpose, comes back from disk as it was, and is judged on other layouts."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,13 +72,16 @@ def test_moments_are_labelled_by_what_was_done(policy: CompactVLA, data: Path) -
 
 
 def test_a_mended_failure_is_the_failure_until_the_takeover_and_fails_no_more_after_its_move(
-    policy: CompactVLA, data: Path
+    policy: CompactVLA, data: Path, tmp_path: Path
 ) -> None:
     lesson = lesson_of(policy, data)
     store, ways_out = EpisodeStore(data / "episodes"), EpisodeStore(data / "recoveries")
     metas = {m.episode_id: m for m in ways_out.metas()}
     assert len(lesson.mended) == len(metas) > len(lesson_of(policy, data, mended=0.5).mended)
     assert not lesson_of(policy, data, mended=0).mended
+    alone = tmp_path / "alone"
+    shutil.copytree(data / "episodes", alone / "episodes")
+    assert not lesson_of(policy, alone).mended, "there need not be any"
     first = next(m for m in metas.values() if m.extra["recovers"].endswith(str(lesson.mended[0].seed)))
     failed, at = store.read(first.extra["recovers"]), first.extra["takeover"]
     n = int((failed.look_steps() < at).sum())

@@ -27,6 +27,7 @@ from failwise.learn.progress import TrainingProgress
 from failwise.learn.recovery_data import UNKNOWN, Labelled, Lesson, load_lesson
 from failwise.recover.acting import FOLDER
 from failwise.recover.compact import Answers, CompactAdvisor, Recurrent
+from failwise.store import EpisodeStore
 
 if TYPE_CHECKING:
     from failwise.policies.compact import CompactVLA
@@ -104,7 +105,13 @@ def train_acting(start: Path, folder: Path, out: Path, fit: FitOptions) -> Path:
     Raises:
         DataError: there are no ways out with pictures. CheckpointError: ``start`` is no such policy.
     """
-    options = BCOptions(fit=fit, start=start, also=folder / RECOVERIES, also_share=WAYS_OUT)
+    ways_out = folder / RECOVERIES
+    if not ways_out.is_dir() or not any(m.n_frames for m in EpisodeStore(ways_out, create=False).metas()):
+        raise DataError(
+            f"{folder} has no ways out of failures with pictures for a recovery policy; "
+            "generate more with --look-every 2, or train none with --acting.steps 0"
+        )
+    options = BCOptions(fit=fit, start=start, also=ways_out, also_share=WAYS_OUT)
     return train_bc(folder / EPISODES, out / FOLDER, options)
 
 

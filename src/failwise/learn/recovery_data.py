@@ -83,7 +83,9 @@ def load_lesson(frames_of: FrameFeatures, folder: Path, plans: float, mended: fl
     Raises:
         DataError: no failures with pictures, or pictures at different distances in different episodes.
     """
-    store, ways_out = (EpisodeStore(folder / name, create=False) for name in (EPISODES, RECOVERIES))
+    store = EpisodeStore(folder / EPISODES, create=False)
+    found = (folder / RECOVERIES).is_dir()  # not where nothing could be mended; among the failures there are none
+    ways_out = EpisodeStore(folder / RECOVERIES, create=False) if found else store
     metas = fewer_plans(_usable(store), plans)
     stages = sorted({name for meta in metas for name in meta.extra["stages"]})
     kinds = [NONE, *sorted({_kind(meta) for meta in metas} - {NONE})]
