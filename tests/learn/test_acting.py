@@ -40,6 +40,10 @@ def test_a_recovery_policy_is_what_a_folder_does_where_it_has_one(tmp_path: Path
     assert load_takeover(folder, TakeoverOptions()).remedy == "policy"
     assert load_takeover(folder, TakeoverOptions(remedy="policy")).acting is not None
     assert load_takeover(folder, TakeoverOptions(remedy="correct")).remedy == "correct"
+    (tmp_path / "acting" / "training").mkdir()  # another training of it was stopped
+    with pytest.raises(CheckpointError, match="is not done; finish it with the same 'failwise train recovery'"):
+        load_takeover(folder, TakeoverOptions())
+    assert load_takeover(folder, TakeoverOptions(remedy="correct")).remedy == "correct"
 
 
 def test_a_recovery_policy_draws_by_its_seed_alone_and_chunk_after_chunk() -> None:
@@ -110,13 +114,17 @@ def test_one_command_trains_both_and_the_policy_acts_in_rollouts(data: Path, tmp
     assert (EpisodeStore(tmp_path / "out").read(meta.episode_id).actors() == Actor.RECOVERY).sum() == 12
 
 
-def test_without_steps_none_is_trained(data: Path, tmp_path: Path) -> None:
+def test_without_steps_none_is_trained(data: Path, tmp_path: Path, capsys) -> None:
     policy = small_policy()
     policy.text.load_state_dict({make("push").spec.instruction: torch.randn(6, 384).half()})
     policy.save(tmp_path / "policy")
     command = ["train", "recovery", "--data", str(data), "--policy", str(tmp_path / "policy")]
     assert main([*command, "--out", str(tmp_path / "r"), "--steps", "5", "--acting.steps", "0"]) == 0
     assert (tmp_path / "r" / "recovery.json").is_file() and not acting_module.has_acting(tmp_path / "r")
+    (tmp_path / "r" / "acting").mkdir()
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "r"), "--steps", "5", "--acting.steps", "0"]) == 2
+    assert "is an earlier recovery policy, which would act; choose another --out" in capsys.readouterr().err
 
 
 def test_no_ways_out_are_told(tmp_path: Path) -> None:

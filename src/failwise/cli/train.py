@@ -118,6 +118,10 @@ def recovery(argv: Sequence[str]) -> Path:
     common, options = parse_with(TrainRecovery, RecoveryTraining, argv, "train recovery", METHODS["recovery"].summary)
     existing_folder(common.data, "--data", "what 'failwise generate' made")
     writable_folder(common.out)
+    if not options.acting.steps and (common.out / "acting").is_dir():
+        raise SetupError(
+            f"{common.out / 'acting'} is an earlier recovery policy, which would act; choose another --out"
+        )
     from failwise.learn.recovery import train_acting, train_recovery
     from failwise.policies import load_policy
     from failwise.policies.compact import CompactVLA

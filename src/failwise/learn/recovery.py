@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 WAYS_OUT = 0.6  # of every batch of a recovery policy
 SMALLEST = 1e-4  # metres or radians: axes that move less in all corrections do not move
-NOTHING = "has no failure with a verified correction to learn from; generate more"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def train_recovery(
     learned = [e for e in (*lesson.episodes, *lesson.mended) if e.seed not in aside]
     moves_K7 = np.concatenate([e.delta[np.isfinite(e.delta[:, 0])] for e in learned])
     if not any((e.failing & e.judged).any() for e in learned) or not len(moves_K7):
-        raise DataError(f"{folder} {NOTHING}")
+        raise DataError(f"{folder} has no failure with a verified correction to learn from; generate more")
     scaler = Scaler().fit(np.concatenate([e.frames_TD for e in learned]))
     scale = np.sqrt((moves_K7**2).mean(0)).astype(np.float32)
     scale[scale < SMALLEST] = 0.0

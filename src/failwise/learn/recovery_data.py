@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from failwise.errors import DataError
 from failwise.generate.mending import EPISODES, RECOVERIES
 from failwise.generate.plan import PLAN, stage_at
+from failwise.learn.figures import Kind
 from failwise.learn.frames import FrameFeatures
 from failwise.recover.compact import NONE
 from failwise.rollout.progress import track
@@ -21,7 +22,6 @@ from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta
 
 UNKNOWN = -1
-Kind = tuple[str, str]
 
 
 @dataclass(frozen=True)

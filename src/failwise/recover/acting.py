@@ -18,8 +18,8 @@ FOLDER = "acting"
 
 
 def has_acting(folder: Path) -> bool:
-    """Whether a recovery actor's folder holds a recovery policy too, whole."""
-    return (folder / FOLDER / "config.json").is_file()
+    """Whether a recovery actor's folder holds a recovery policy too, and no training of one under way."""
+    return (folder / FOLDER / "config.json").is_file() and not (folder / FOLDER / "training").is_dir()
 
 
 class ActingPolicy:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from failwise.envs.leading import arm_of, closing_commands, inside, towards, with_gripper
-from failwise.errors import EpisodeError, SetupError
+from failwise.errors import CheckpointError, EpisodeError, SetupError
 from failwise.protocols import Arm
 from failwise.recover import local
 from failwise.recover.acting import FOLDER, ActingPolicy, has_acting
@@ -77,8 +77,8 @@ def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
         options: when and how it takes over.
 
     Raises:
-        CheckpointError: no such folder, or not a recovery actor's. SetupError: not an address and a model, or a
-            recovery policy is asked for where there is none.
+        CheckpointError: no such folder, not a recovery actor's, or one whose recovery policy is half trained.
+        SetupError: not an address and a model, or a recovery policy is asked for where there is none.
         MissingDependencyError: what a model needs is not installed.
     """
     if spec in ("expert", "rewind"):
@@ -94,8 +94,14 @@ def load_takeover(spec: str, options: TakeoverOptions) -> Takeover:
     from failwise.recover.compact import CompactAdvisor
 
     folder = Path(spec)
-    advisor = CompactAdvisor.load(folder)
-    acting = ActingPolicy.load(folder / FOLDER) if options.remedy in (None, "policy") and has_acting(folder) else None
+    advisor, acting = CompactAdvisor.load(folder), None
+    if options.remedy in (None, "policy") and (folder / FOLDER).is_dir():
+        if not has_acting(folder):
+            raise CheckpointError(
+                f"the training of {folder / FOLDER} is not done; finish it with the same 'failwise train recovery', "
+                "or do without it: --recover-with correct"
+            )
+        acting = ActingPolicy.load(folder / FOLDER)
     return Takeover(advisor, options, spec, acting)
 
 
