@@ -18,7 +18,7 @@ from failwise.learn.figures import figures
 from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import RecoveryTraining
 from failwise.learn.recovery import held_out, judge, train_recovery
-from failwise.learn.recovery_data import Lesson, fewer_plans, load_lesson
+from failwise.learn.recovery_data import UNKNOWN, Lesson, fewer_plans, load_lesson
 from failwise.policies.compact import CompactVLA
 from failwise.recover.compact import NONE, CompactAdvisor, frame_features
 from failwise.rollout import RolloutItem, collect
@@ -297,3 +297,24 @@ def test_figures_count_modes_and_what_failsafe_calls_types() -> None:
     assert found["cosine"] == 0.0 and found["gripper"] == 1.0 and found["moves"] == 2
     nothing = figures(failing[4:], called[4:], true[4:], named[4:], np.zeros(0, bool), moves[:0], moves[:0])
     assert all(np.isnan(nothing[name]) for name in ("binary", "kind", "type", "cosine", "gripper", "stage"))
+
+
+def test_nothing_is_learned_from_held_out_layouts(policy: CompactVLA, data: Path, monkeypatch) -> None:
+    learned, fit = [], recovery._fit
+    monkeypatch.setattr(recovery, "_fit", lambda episodes, *rest: learned.extend(episodes) or fit(episodes, *rest))
+    train_recovery(policy, data, replace(OPTIONS, steps=1))
+    lesson = lesson_of(policy, data)
+    aside = held_out([e.seed for e in lesson.episodes], OPTIONS)
+    whole = [*lesson.episodes, *lesson.mended]
+    assert len(learned) == sum(e.seed not in aside for e in whole) < len(whole)
+    assert not {e.seed for e in learned} & aside
+
+
+def test_what_lies_beyond_an_episodes_end_teaches_nothing(policy: CompactVLA, data: Path) -> None:
+    short, long = sorted(lesson_of(policy, data).episodes, key=len)[:: len(lesson_of(policy, data).episodes) - 1]
+    assert len(short) < len(long)
+    frames = [torch.from_numpy(e.frames_TD) for e in (short, long)]
+    batch = recovery._batch(frames, [short, long], np.ones(7, np.float32))
+    assert batch.judged.shape == (2, len(long)) and not batch.judged[0, len(short) :].any()
+    assert (batch.stage[0, len(short) :] == UNKNOWN).all() and torch.isnan(batch.delta[0, len(short) :]).all()
+    assert batch.judged[0, : len(short)].tolist() == short.judged.tolist()
