@@ -12,7 +12,7 @@ from typing import Any
 from failwise.evaluate.recovered import recovered_arm, recovery_result
 from failwise.generate import Attempt, read_attempts
 from failwise.store import EpisodeStore
-from failwise.types import Outcome
+from failwise.types import EpisodeMeta, Outcome
 from figures_of import REPOSITORY, machine, without_seed_lists
 
 
@@ -28,7 +28,8 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
         "failures": yields(read_attempts(out / "failures")),
         "diagnosis": {name: read(out / f"recovery-{name}" / "recovery.json")["notes"] for name in arms},
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
-        "takeovers": validation(out / "validation"),
+        "takeovers": (tried := validation(out / "validation")),
+        "chosen": {name: chosen(tried, name) for name in arms},
         "recovery": {name: pairs(out / f"proof-{name}", name) for name in arms},
         "comparison": {name: compared(out / f"proof-{name}") for name in arms},
     }
@@ -53,9 +54,34 @@ def compared(folder: Path) -> dict[str, Any]:
 
 def validation(folder: Path) -> dict[str, tuple[int, int]]:
     """Policy, threshold and steps -> (successes, episodes) on validation seeds."""
-    metas = EpisodeStore(folder, create=False).metas()
+    return tallied(EpisodeStore(folder, create=False).metas())
+
+
+def tallied(metas: Sequence[EpisodeMeta]) -> dict[str, tuple[int, int]]:
+    """Arm -> (successes, episodes)."""
     won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
     return {arm: (won[arm], n) for arm, n in sorted(Counter(m.arm for m in metas).items())}
+
+
+def chosen(tried: Mapping[str, tuple[int, int]], name: str) -> dict[str, str]:
+    """The takeovers of a policy that did best on validation seeds, by remedy; of equals the shyest."""
+    best = {}
+    for remedy in ("policy", "correct"):
+        mine = {arm: won for arm, (won, _) in tried.items() if arm.split("@")[0] == name and remedy_of(arm) == remedy}
+        if mine:
+            best[remedy] = max(mine, key=lambda arm: (mine[arm], *shyness(arm)))
+    return best
+
+
+def remedy_of(arm: str) -> str:
+    """POLICY@THRESHOLD@move is one corrective move, POLICY@THRESHOLD@STEPS its recovery policy for so many steps."""
+    return "correct" if arm.endswith("@move") else "policy"
+
+
+def shyness(arm: str) -> tuple[float, int]:
+    """Higher thresholds, then fewer steps."""
+    _, threshold, steps = arm.split("@")
+    return float(threshold), 0 if steps == "move" else -int(steps)
 
 
 def pairs(folder: Path, arm: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Literal
 
 import tyro
 
-from failsafe_figures import write_results
+from failsafe_figures import chosen, tallied, write_results
 from failwise.evaluate import compare, evaluate
 from failwise.evaluate.recovered import recovered_arm
 from failwise.evaluate.run import EPISODES_FOLDER, write_comparison
@@ -254,9 +254,7 @@ def choose_takeover(recipe: Recipe, name: str, moves: bool = False) -> TakeoverO
         for arm, options in grid.items()
     ]
     metas = collect(items, recipe.folder / "validation", workers=recipe.workers, title=f"takeovers, {name}")
-    won = Counter(m.arm for m in metas if m.outcome == Outcome.SUCCESS)
-    best = max(grid, key=lambda arm: (won[arm], grid[arm].threshold, -grid[arm].acting_steps))
-    return grid[best]
+    return grid[chosen(tallied(metas), name)["correct" if moves else "policy"]]
 
 
 def taken_over(recipe: Recipe, name: str, arm: str, task: str, seed: int, options: TakeoverOptions) -> RolloutItem:

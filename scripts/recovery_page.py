@@ -70,16 +70,15 @@ def made(failures: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
     modes = sorted({mode for of_task in failures.values() for mode in of_task})
     rows = [[f"`{mode}`", *(tally(failures[task].get(mode)) for task in tasks)] for mode in modes]
     rows.append(["all", *(tally(summed(failures[task])) for task in tasks)])
-    return "Kept of those tried, and the verified recoveries that they have.\n\n" + table(
-        ["mode and axis", *(task.split("/")[1] for task in tasks)], rows
-    )
+    head = "Kept of those tried, and the verified recoveries that they have; `own` are failures of the policies."
+    return f"{head}\n\n" + table(["mode and axis", *(task.split("/")[1] for task in tasks)], rows)
 
 
 def tally(counts: Mapping[str, int] | None) -> str:
     """What was kept of a mode, tried, and recovered; a dash where the task has none of it."""
     if not counts:
         return "–"
-    tried = sum(n for result, n in counts.items() if result != "recoveries")
+    tried = sum(n for result, n in counts.items() if result not in ("recoveries", "succeeded"))
     return f"{counts.get('kept', 0)} of {tried}, {counts['recoveries']}"
 
 
@@ -117,13 +116,18 @@ def in_the_loop(policy: str, results: Mapping[str, Any]) -> list[str]:
         )
         rows[-1] += takeovers(recovery[task])
     tried = {arm: counts for arm, counts in results["takeovers"].items() if arm.split("@")[0] == policy}
-    chosen = "; ".join(f"{', '.join(arm.split('@')[1:])}: {won}/{n}" for arm, (won, n) in tried.items())
+    taken = results["chosen"][policy].values()
+    grid = "; ".join(
+        f"{'**' * (arm in taken)}{', '.join(arm.split('@')[1:])}: {won}/{n}{'**' * (arm in taken)}"
+        for arm, (won, n) in tried.items()
+    )
     by_mode = recovery["all"]["by_mode"]
     modes = ", ".join(f"`{mode}` {mended}/{n}" for mode, (n, mended) in by_mode.items() if n)
     return [
         f"### The {policy} policy with and without its recovery",
         f"{seeds['n']} test seeds a task ({seeds['first']} to {seeds['last']}), the same for every arm; intervals at "
-        f"{comparison['confidence']:.0%}. On validation seeds, by threshold and steps of a takeover: {chosen}.",
+        f"{comparison['confidence']:.0%}. On validation seeds, by threshold and steps of a takeover "
+        f"(in bold what was then used; of equals the shyest): {grid}.",
         table(["task", *arms, "taken over", "needless, of successes", "mended, of failures", "spoiled"], rows),
         against(comparison),
         f"Mended of those that fail without it, by the mode that was named at the first takeover: {modes or 'none'}.",

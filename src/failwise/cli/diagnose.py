@@ -21,7 +21,7 @@ class Label:
     """Say by rules why each failed episode failed, replaying its actions without pictures. The same command resumes."""
 
     episodes: Path
-    """Folder of recorded episodes, of environments that tell poses (Meta-World)."""
+    """Folder of recorded episodes, of environments that tell poses (Meta-World, ManiSkill)."""
     out: Path
     """File for one JSON line a failed episode: mode, stage, axis, onset, correction."""
 

@@ -49,11 +49,11 @@ def load_frozen(policy: str | Path, options: ImproveOptions) -> GenerativePolicy
     for wrong, name in ((options.demos, "demos"), (options.recoveries != "none", "recoveries")):
         if wrong:
             raise SetupError(
-                f"--improve.{name} is for policies that are trained here; {policy} keeps its weights. Those of LeRobot "
+                f"--{name} is for policies that are trained here; {policy} keeps its weights. Those of LeRobot "
                 "learn by lerobot-train --policy.type=failwise_smolvla (or _pi0, _pi05, _diffusion)"
             )
     if not options.samples:
-        raise SetupError(f"{policy} keeps its weights: without --improve.samples there is nothing to choose from")
+        raise SetupError(f"{policy} keeps its weights: without --samples there is nothing to choose from")
     loaded = load_policy(policy)
     if not hasattr(loaded, "predict"):
         raise SetupError(
