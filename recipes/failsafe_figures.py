@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from failwise.errors import DataError
 from failwise.evaluate.recovered import recovered_arm, recovery_result
 from failwise.generate import Attempt, read_attempts
 from failwise.store import EpisodeStore
@@ -28,8 +30,8 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
         "failures": yields(read_attempts(out / "failures")),
         "diagnosis": {name: read(out / f"recovery-{name}" / "recovery.json")["notes"] for name in arms},
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
-        "takeovers": (tried := validation(out / "validation")),
-        "chosen": {name: chosen(tried, name) for name in arms},
+        "takeovers": validation(out / "validation"),
+        "chosen": read(out / "chosen.json"),
         "recovery": {name: pairs(out / f"proof-{name}", name) for name in arms},
         "comparison": {name: compared(out / f"proof-{name}") for name in arms},
     }
@@ -63,25 +65,35 @@ def tallied(metas: Sequence[EpisodeMeta]) -> dict[str, tuple[int, int]]:
     return {arm: (won[arm], n) for arm, n in sorted(Counter(m.arm for m in metas).items())}
 
 
-def chosen(tried: Mapping[str, tuple[int, int]], name: str) -> dict[str, str]:
-    """The takeovers of a policy that did best on validation seeds, by remedy; of equals the shyest."""
-    best = {}
-    for remedy in ("policy", "correct"):
-        mine = {arm: won for arm, (won, _) in tried.items() if arm.split("@")[0] == name and remedy_of(arm) == remedy}
-        if mine:
-            best[remedy] = max(mine, key=lambda arm: (mine[arm], *shyness(arm)))
-    return best
+def choose(tried: Mapping[str, tuple[int, int]]) -> str:
+    """The takeover that did best on validation seeds, of equals the shyest: POLICY@THRESHOLD@STEPS or ...@move."""
+
+    def worth(arm: str) -> tuple[int, float, int]:
+        _, threshold, steps = arm.split("@")
+        return tried[arm][0], float(threshold), 0 if steps == "move" else -int(steps)
+
+    return max(tried, key=worth)
 
 
-def remedy_of(arm: str) -> str:
-    """POLICY@THRESHOLD@move is one corrective move, POLICY@THRESHOLD@STEPS its recovery policy for so many steps."""
-    return "correct" if arm.endswith("@move") else "policy"
+def note_chosen(out: Path, name: str, remedy: str, arm: str) -> None:
+    """Write down which takeover of a policy was chosen, for the report."""
+    path = out / "chosen.json"
+    told = read(path) if path.is_file() else {}
+    told.setdefault(name, {})[remedy] = arm
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def shyness(arm: str) -> tuple[float, int]:
-    """Higher thresholds, then fewer steps."""
-    _, threshold, steps = arm.split("@")
-    return float(threshold), 0 if steps == "move" else -int(steps)
+def claim(out: Path, name: str, folder: str) -> None:
+    """Say of which recovery a folder's episodes are.
+
+    Raises:
+        DataError: they are of an earlier one, and would be taken for this one's.
+    """
+    path = out / f"{folder}.of-{name}.json"
+    digest = hashlib.sha256((out / f"recovery-{name}" / "recovery.safetensors").read_bytes()).hexdigest()
+    if path.is_file() and read(path) != digest:
+        raise DataError(f"{out / folder} holds episodes of an earlier recovery of {name!r}; remove them and {path}")
+    path.write_text(json.dumps(digest) + "\n", encoding="utf-8")
 
 
 def pairs(folder: Path, arm: str) -> dict[str, Any]:

@@ -26,14 +26,15 @@ from typing import Literal
 
 import tyro
 
-from failsafe_figures import chosen, tallied, write_results
+from failsafe_figures import choose, claim, note_chosen, tallied, write_results
+from failwise.errors import DataError
 from failwise.evaluate import compare, evaluate
 from failwise.evaluate.recovered import recovered_arm
 from failwise.evaluate.run import EPISODES_FOLDER, write_comparison
 from failwise.generate import GenerateOptions, Request, cells_of, generate, mend_own, possible_modes
 from failwise.learn.bc import BCOptions, train_bc
 from failwise.learn.options import FitOptions, RecoveryTraining
-from failwise.learn.recovery import train_acting, train_recovery
+from failwise.learn.recovery import save_actor, train_acting, train_recovery
 from failwise.policies import load_policy, shipped
 from failwise.policies.compact import CompactVLA
 from failwise.recover.acting import FOLDER, has_acting
@@ -53,6 +54,7 @@ SUITES = {
 RESULTS = {"maniskill": "failsafe", "metaworld": "failsafe_metaworld"}
 PASSES = 3  # over the cells of a task, each asking more of those that filled
 REPLACED, MOVED = "-replaced", "+move"  # by its recovery policy; with single corrective moves
+STRENGTHS = ("weak", "good")
 TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
 
@@ -193,7 +195,7 @@ def train_policies(recipe: Recipe) -> None:
 
 def mend_own_failures(recipe: Recipe, name: str) -> None:
     """Own episodes of a policy, on layouts of their own; failed ones are mended, successful ones kept beside."""
-    seeds = COLLECT.claim(recipe.own_seeds, offset=recipe.strengths.index(name) * recipe.own_seeds)
+    seeds = COLLECT.claim(recipe.own_seeds, offset=STRENGTHS.index(name) * recipe.own_seeds)
     items = [RolloutItem(task, s, s, name, str(recipe.folder / name)) for task in recipe.tasks for s in seeds]
     own = recipe.folder / f"own-{name}"
     collect(items, own, workers=recipe.workers, title=f"own episodes, {name}")
@@ -211,6 +213,8 @@ def train_on(recipe: Recipe) -> None:
         for mine in metas
         for task in recipe.tasks
     )
+    if not frames:
+        raise DataError("a task has no recoveries or no further demonstrations, so they cannot be compared as data")
     for name, store in stores.items():
         if not (recipe.folder / name / "config.json").is_file():
             total = frames * len(recipe.tasks)
@@ -233,7 +237,8 @@ def learn_recovery(recipe: Recipe, name: str) -> None:
     if not (out / "recovery.json").is_file():
         policy = load_policy(start)
         assert isinstance(policy, CompactVLA), "train_bc makes no other"
-        train_recovery(policy, failures, recipe.recovery, recipe.folder / "frames").save(out)
+        advisor = train_recovery(policy, failures, recipe.recovery, recipe.folder / "frames")
+        save_actor(advisor, out, acting=True)
     if not has_acting(out):
         train_acting(start, failures, out, recipe.recovery.acting)
 
@@ -253,8 +258,11 @@ def choose_takeover(recipe: Recipe, name: str, moves: bool = False) -> TakeoverO
         for task in recipe.tasks
         for arm, options in grid.items()
     ]
+    claim(recipe.folder, name, "validation")
     metas = collect(items, recipe.folder / "validation", workers=recipe.workers, title=f"takeovers, {name}")
-    return grid[chosen(tallied(metas), name)["correct" if moves else "policy"]]
+    best = choose(tallied(metas))
+    note_chosen(recipe.folder, name, "correct" if moves else "policy", best)
+    return grid[best]
 
 
 def taken_over(recipe: Recipe, name: str, arm: str, task: str, seed: int, options: TakeoverOptions) -> RolloutItem:
@@ -282,6 +290,7 @@ def prove_others(recipe: Recipe, name: str) -> None:
     folder, replaced, moved = recipe.folder / f"proof-{name}", f"{name}{REPLACED}", f"{name}{MOVED}"
     layouts = test_layouts(recipe, recipe.test_seeds)
     options = choose_takeover(recipe, name, moves=True)
+    claim(recipe.folder, name, folder.name)
     items = [taken_over(recipe, name, moved, task, seed, options) for seed in layouts for task in recipe.tasks]
     collect(items, folder / EPISODES_FOLDER, workers=recipe.workers, title=f"single moves, {name}")
     arms = {name: str(recipe.folder / name), replaced: str(recipe.folder / f"recovery-{name}" / FOLDER)}

@@ -12,8 +12,7 @@ from failwise.envs import make_env
 from failwise.errors import DataError, SetupError
 from failwise.generate import GenerateOptions, mend_own, read_attempts
 from failwise.generate.mending import EPISODES, RECOVERIES
-from failwise.generate.own import stages_of
-from failwise.generate.plan import Run
+from failwise.generate.plan import Run, stages_of
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore, StoredEpisode
 
@@ -45,9 +44,33 @@ def test_every_failure_is_tried_once_and_successes_are_recorded_beside_them(sour
     assert read_attempts(mended) == attempts, "the same command again has nothing to do"
 
 
+def test_two_policies_on_one_layout_are_two_failures(source: Path, tmp_path: Path) -> None:
+    short = RolloutOptions(env_options={"step_limit": 45})
+    collect([RolloutItem(ENV, 1, 1, "other", "random:4")], tmp_path / "other", workers=1, quiet=True, options=short)
+    for store, policies in ((source, ["random"]), (tmp_path / "other", ["other", "random"])):
+        options = replace(OPTIONS, successes=False)
+        mend_own(store, [ENV], tmp_path / "out", options)
+        assert sorted(a.policy for a in read_attempts(tmp_path / "out") if a.seed == 1) == policies
+    metas = [m for m in EpisodeStore(tmp_path / "out" / EPISODES).metas() if m.env_seed == 1 and "own" in m.extra]
+    assert {m.arm: m.n_steps for m in metas} == {"own-random": 40, "own-other": 45}
+    ways_out = [m for m in EpisodeStore(tmp_path / "out" / RECOVERIES).metas() if m.env_seed == 1]
+    assert {m.extra["recovers"] for m in ways_out} == {m.episode_id for m in metas}
+
+
+def test_what_somebody_else_did_is_not_the_policys_own(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metas = EpisodeStore(source).metas()
+    for about in ("takeover", "watch"):
+        helped = [m.model_copy(update={"extra": {**m.extra, about: {}}}) for m in metas]
+        monkeypatch.setattr(EpisodeStore, "metas", lambda self, helped=helped: helped)
+        with pytest.raises(DataError, match="no failed episode"):
+            mend_own(source, [ENV], tmp_path, OPTIONS)
+
+
 def test_a_success_is_recorded_without_an_event_and_with_its_stages(mended: Path) -> None:
     (meta,) = [m for m in EpisodeStore(mended / EPISODES).metas() if m.env_seed == 3]
-    assert (meta.arm, meta.outcome, meta.failure_events) == ("own", "success", ())
+    assert (meta.arm, meta.outcome, meta.failure_events) == ("own-expert", "success", ())
     assert "kind" not in meta.extra
     spans = sorted(meta.extra["stages"].values())
     assert spans[0][0] == 0 and spans[-1][1] == meta.n_steps

@@ -177,9 +177,9 @@ def test_a_pooled_critic_ranks_what_the_features_tell(tmp_path):
 def test_what_only_training_can_follow_is_refused(base, demos, foreign, monkeypatch, tmp_path):  # noqa: F811
     given = Path(f"foreign:{checkpoint(base, tmp_path / 'given')}")
     for options, message in (
-        (replace(OPTIONS, demos=demos), "--improve.demos is for policies that are trained here"),
-        (replace(OPTIONS, recoveries="expert"), "--improve.recoveries is for policies"),
-        (replace(OPTIONS, samples=()), "without --improve.samples there is nothing to choose from"),
+        (replace(OPTIONS, demos=demos), "--demos is for policies that are trained here"),
+        (replace(OPTIONS, recoveries="expert"), "--recoveries is for policies"),
+        (replace(OPTIONS, samples=()), "without --samples there is nothing to choose from"),
     ):
         with pytest.raises(SetupError, match=message):
             improve([ENV], given, tmp_path / "run", options)

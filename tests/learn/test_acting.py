@@ -127,6 +127,20 @@ def test_without_steps_none_is_trained(data: Path, tmp_path: Path, capsys) -> No
     assert "is an earlier recovery policy, which would act; choose another --out" in capsys.readouterr().err
 
 
+def test_an_earlier_recovery_policy_does_not_act_beside_a_new_actor(data: Path, tmp_path: Path, monkeypatch) -> None:
+    policy = small_policy()
+    policy.text.load_state_dict({make("push").spec.instruction: torch.randn(6, 384).half()})
+    policy.save(tmp_path / "policy")
+    small_policy(1).save(tmp_path / "r" / "acting")
+    assert acting_module.has_acting(tmp_path / "r")
+    monkeypatch.setattr("failwise.learn.recovery.train_bc", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    command = ["train", "recovery", "--data", str(data), "--policy", str(tmp_path / "policy")]
+    main([*command, "--out", str(tmp_path / "r"), "--steps", "5"])
+    assert (tmp_path / "r" / "recovery.json").is_file() and not acting_module.has_acting(tmp_path / "r")
+    with pytest.raises(CheckpointError, match="is not done; finish it"):
+        load_takeover(str(tmp_path / "r"), TakeoverOptions())
+
+
 def test_no_ways_out_are_told(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(DataError, match=r"has no ways out of failures with pictures .* --acting\.steps 0"):

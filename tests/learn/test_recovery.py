@@ -23,7 +23,7 @@ from failwise.policies.compact import CompactVLA
 from failwise.recover.compact import NONE, CompactAdvisor, frame_features
 from failwise.rollout import RolloutItem, collect
 from failwise.store import EpisodeStore
-from failwise.types import Actor, Observation
+from failwise.types import Actor, EpisodeMeta, Observation
 
 ENV = "tiny/push"
 OPTIONS = RecoveryTraining(plans=1e9, mended=1e9, steps=150, batch=16, grace=4)
@@ -126,6 +126,23 @@ def test_it_comes_back_from_disk_as_it_was(advisor: CompactAdvisor, tmp_path: Pa
     (tmp_path / "recovery.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is not a recovery actor"):
         CompactAdvisor.load(tmp_path)
+
+
+def test_own_failures_alone_are_enough(policy: CompactVLA, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metas = EpisodeStore.metas
+
+    def own(store: EpisodeStore) -> list[EpisodeMeta]:
+        return [
+            m.model_copy(update={"extra": {**m.extra, "own": m.episode_id}}) if "kind" in m.extra else m
+            for m in metas(store)
+        ]
+
+    monkeypatch.setattr(EpisodeStore, "metas", own)
+    lesson = lesson_of(policy, data, plans=0.5)
+    failures, plans = (sum(e.own == kind for e in lesson.episodes) for kind in (True, False))
+    assert plans == -(-failures // 2), "half as many plans as own failures, where none was made"
+    notes = train_recovery(policy, data, replace(OPTIONS, steps=3)).notes
+    assert notes["own"]["moments"] > 0 and "figures" not in notes
 
 
 def test_frame_by_frame_it_says_what_it_says_of_the_whole_and_knows_nothing_of_what_comes(

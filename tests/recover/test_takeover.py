@@ -105,6 +105,24 @@ def test_a_move_out_of_the_workspace_is_refused_and_counted(tmp_path: Path) -> N
     assert episode.meta.extra["takeover"]["refused"] == 3
 
 
+def test_under_an_alarm_that_holds_a_refused_move_is_asked_for_as_often_as_without() -> None:
+    env = make("push")
+    observation = env.reset(seed=3)[0]
+    takeover = Takeover(Told(delta=(2.0, 0, 0, 0, 0, 0, -1)), TakeoverOptions(every=10))
+    takeover.begin(env)
+    assert all(takeover.act(step, observation, "near_puck", alarm=step > 3) is None for step in range(40))
+    assert takeover.refused == 4, "at steps 4, 14, 24 and 34"
+
+
+def test_no_advice_moves_nothing_even_at_an_alarm() -> None:
+    env = make("push")
+    observation = env.reset(seed=3)[0]
+    takeover = Takeover(Told(failing=0.0, delta=(0.0,) * 7), TakeoverOptions(every=10))
+    takeover.begin(env)
+    assert all(takeover.act(step, observation, "near_puck", alarm=True) is None for step in range(30))
+    assert takeover.about()["takeovers"] == [] and takeover.refused == 0
+
+
 def test_a_move_that_never_arrives_ends_after_its_steps(tmp_path: Path) -> None:
     class Stuck(TinyEnv):
         def nudge(self, error_6):

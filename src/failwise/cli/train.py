@@ -122,7 +122,7 @@ def recovery(argv: Sequence[str]) -> Path:
         raise SetupError(
             f"{common.out / 'acting'} is an earlier recovery policy, which would act; choose another --out"
         )
-    from failwise.learn.recovery import train_acting, train_recovery
+    from failwise.learn.recovery import save_actor, train_acting, train_recovery
     from failwise.policies import load_policy
     from failwise.policies.compact import CompactVLA
 
@@ -131,16 +131,19 @@ def recovery(argv: Sequence[str]) -> Path:
         raise CheckpointError(f"--policy {common.policy} is a {policy.spec.kind!r}; recovery actors read compact ones")
     with tracking(common.track, "train recovery", common.out, common, options):
         advisor = train_recovery(policy, common.data, options, common.out / "frames")
-        advisor.save(common.out)
+        save_actor(advisor, common.out, acting=options.acting.steps > 0)
         if options.acting.steps:
             train_acting(common.policy, common.data, common.out, options.acting)
     shutil.rmtree(common.out / "frames")
-    found = advisor.notes["figures"]
-    print(
-        f"on {advisor.notes['held_out_layouts']} held-out layouts ({found['moments']} moments): failing or not "
-        f"{found['binary']:.3f}, mode and axis {found['kind']:.3f}, cosine of the move {found['cosine']:.3f} "
-        f"(n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task {found['stage']:.3f}"
-    )
+    for name, on in (("figures", "failures on purpose"), ("own", "the policy's own episodes")):
+        if name in advisor.notes:
+            found = advisor.notes[name]
+            print(
+                f"on {advisor.notes['held_out_layouts']} held-out layouts, {on} ({found['moments']} moments): failing "
+                f"or not {found['binary']:.3f}, mode and axis {found['kind']:.3f}, cosine of the move "
+                f"{found['cosine']:.3f} (n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task "
+                f"{found['stage']:.3f}"
+            )
     if options.acting.steps:
         ways_out = load_policy(common.out / "acting").notes["also_trained_on"]["episodes"]
         print(f"in a takeover a policy acts that learned {sum(ways_out.values())} ways out of failures")

@@ -22,6 +22,7 @@ class Attempt(BaseModel):
 
     Attributes:
         env_id, cell, seed: which. corrections: how many were verified. error: one line.
+        policy: whose own failure it was, arm and checkpoint; "" for one made on purpose.
         result: "kept" failed, and has a verified recovery; "unmended" failed, and none was found; "harmless" succeeded
             all the same; "inapplicable" where the plan has no such stage, or nothing to change in it; "no_plan" where
             the expert itself fails; "error" where the simulator did; "succeeded" is a policy's own success.
@@ -34,6 +35,7 @@ class Attempt(BaseModel):
     result: Result
     corrections: int = 0
     error: str = ""
+    policy: str = ""
 
 
 def append(out: Path, attempts: Sequence[Attempt]) -> None:

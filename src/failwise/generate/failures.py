@@ -22,7 +22,7 @@ from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.cells import Cell
 from failwise.generate.mending import EPISODES, RECOVERIES, Failed, GenerateOptions, mend
 from failwise.generate.modes import MODES, Perturbation, perturb
-from failwise.generate.plan import execute, expert_arm, make_plan
+from failwise.generate.plan import execute, expert_arm, make_plan, stages_of
 from failwise.generate.recording import Told
 from failwise.rollout.collecting import environment, make_executor
 from failwise.seeds import GENERATE, WIDTH
@@ -121,7 +121,7 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
             evidence=f"{cell.axis} {perturbation.magnitude:+.3g} {unit}".strip() if unit else cell.axis,
         ),
         axis=cell.axis,
-        stages={name: list(span) for name, span in plan.spans.items()},
+        stages=stages_of(run, tuple(plan.spans)),
         extra={"perturbation": perturbation.model_dump(mode="json")},
     )  # fmt: skip
     found = mend(env, failed, plan, random, Path(out), options)

@@ -21,7 +21,7 @@ from failwise.envs.leading import ArmEnvironment
 from failwise.errors import DataError, EpisodeError
 from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.mending import EPISODES, RECOVERIES, Failed, GenerateOptions, mend
-from failwise.generate.plan import Run, expert_arm, make_plan
+from failwise.generate.plan import Run, expert_arm, make_plan, stages_of
 from failwise.generate.recording import Told, record
 from failwise.rollout.collecting import environment, make_executor
 from failwise.store import EpisodeStore, StoredEpisode
@@ -41,6 +41,7 @@ class OwnEpisode:
 def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateOptions | None = None) -> list[Attempt]:
     """Explain and mend the failed episodes of a store that were not tried yet; returns every attempt at them.
 
+    Episodes that were watched, or in which somebody took over, are left out: their actions are not all the policy's.
     With ``options.successes``, the successful ones are recorded beside them: a recovery actor learns from those when
     not to take over.
 
@@ -58,7 +59,9 @@ def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateO
 
     options = options or GenerateOptions()
     judged = [
-        m for m in EpisodeStore(source, create=False).metas() if m.env_id in env_ids and m.has_verdict and m.n_steps
+        m
+        for m in EpisodeStore(source, create=False).metas()
+        if m.env_id in env_ids and m.has_verdict and m.n_steps and not {"takeover", "watch"} & set(m.extra)
     ]
     failed = [m for m in judged if m.outcome != Outcome.SUCCESS]
     if not failed:
@@ -67,18 +70,34 @@ def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateO
         expert_arm(environment(env_id))
     EpisodeStore(out / EPISODES)
     EpisodeStore(out / RECOVERIES)
-    by_key = {(a.env_id, a.seed): a for a in read_attempts(out) if a.cell == ARM}
+    by_key = {(a.env_id, a.seed, a.policy): a for a in read_attempts(out) if a.cell == ARM}
     wanted = judged if options.successes else failed
-    todo = [OwnEpisode(str(source), m.episode_id) for m in wanted if (m.env_id, m.env_seed) not in by_key]
+    todo = [OwnEpisode(str(source), m.episode_id) for m in wanted if _key(m) not in by_key]
     with closing(make_executor("processes", options.workers, item_timeout_s=600.0)) as pool:
         results = pool.map(partial(mend_one, out=str(out), options=options), todo)
         for result in track(results, total=len(wanted), done=len(wanted) - len(todo), title="mend", outcomes=False):
             if isinstance(result, WorkerFailure):
                 meta = EpisodeStore(source, create=False).read(result.item.episode_id).meta
-                result = Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result="error", error=result.reason)
+                result = _attempt(meta, "error", error=result.reason)
             append(out, [result])
-            by_key[result.env_id, result.seed] = result
-    return [by_key[m.env_id, m.env_seed] for m in wanted if (m.env_id, m.env_seed) in by_key]
+            by_key[result.env_id, result.seed, result.policy] = result
+    return [by_key[_key(m)] for m in wanted if _key(m) in by_key]
+
+
+def policy_of(meta: EpisodeMeta) -> str:
+    """Whose episode: two checkpoints, or two arms, may have failed on the same layout."""
+    return f"{meta.arm}-{meta.provenance.checkpoint_sha256[:8]}".strip("-")
+
+
+def _key(meta: EpisodeMeta) -> tuple[str, int, str]:
+    return meta.env_id, meta.env_seed, policy_of(meta)
+
+
+def _attempt(meta: EpisodeMeta, result: Result, corrections: int = 0, error: str = "") -> Attempt:
+    return Attempt(
+        env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result=result, corrections=corrections, error=error,
+        policy=policy_of(meta),
+    )  # fmt: skip
 
 
 def mend_one(item: OwnEpisode, out: str, options: GenerateOptions) -> Attempt:
@@ -98,27 +117,27 @@ def mend_one(item: OwnEpisode, out: str, options: GenerateOptions) -> Attempt:
         )
         failed = Failed(
             run=run,
-            arm=ARM,
+            arm=f"{ARM}-{policy_of(meta)}",
             told=Told(meta.instruction, meta.env_seed),
             actors=[Actor.POLICY] * len(run),
             event=event,
             axis=about.axis,
-            stages=stages_of(run, env.spec.conditions),
+            stages=stages_of(run, tuple(plan.spans) if plan else env.spec.conditions),
             extra={"own": meta.episode_id},
         )
         random = np.random.default_rng([meta.env_seed, crc32(ARM.encode())])
         found = mend(env, failed, plan, random, Path(out), options)
     except (EpisodeError, DataError) as error:
-        return Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result="error", error=str(error))
-    result: Result = "kept" if found else "unmended"
-    return Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result=result, corrections=found)
+        return _attempt(meta, "error", error=str(error))
+    return _attempt(meta, "kept" if found else "unmended", found)
 
 
 def _succeeded(env: ArmEnvironment, meta: EpisodeMeta, run: Run, out: Path, options: GenerateOptions) -> Attempt:
     about = {"stages": stages_of(run, env.spec.conditions), "own": meta.episode_id}
     told, actors = Told(meta.instruction, meta.env_seed), [Actor.POLICY] * len(run)
-    record(env, EpisodeStore(out / EPISODES), ARM, told, run, actors, Outcome.SUCCESS, options.look_every, None, about)
-    return Attempt(env_id=meta.env_id, cell=ARM, seed=meta.env_seed, result="succeeded")
+    store, arm = EpisodeStore(out / EPISODES), f"{ARM}-{policy_of(meta)}"
+    record(env, store, arm, told, run, actors, Outcome.SUCCESS, options.look_every, None, about)
+    return _attempt(meta, "succeeded")
 
 
 def replayed(env: ArmEnvironment, episode: StoredEpisode) -> Run:
@@ -135,17 +154,3 @@ def replayed(env: ArmEnvironment, episode: StoredEpisode) -> Run:
     if away > TOLERANCE or (run.first_success is not None) != (meta.outcome == Outcome.SUCCESS):
         raise EpisodeError(f"the replay of {episode.id} departs from its record by up to {away:.3g}, or ends otherwise")
     return run
-
-
-def stages_of(run: Run, conditions: Sequence[str]) -> dict[str, list[int]]:
-    """The stages that a run went through: each ends where its condition first holds, the one that is due lasts."""
-    spans, start = {}, 0
-    for name in conditions:
-        first = next((t for t, held in enumerate(run.conditions) if held[name]), None)
-        if first is None:
-            spans[name] = [start, len(run)]
-            break
-        if first >= start:
-            spans[name] = [start, first + 1]
-            start = first + 1
-    return spans

@@ -215,3 +215,17 @@ def execute(env: ArmEnvironment, plan: Plan, script: Script) -> Run:
         return with_gripper(env, action, float(script.closing[at]))
 
     return run.proceed(env, act, len(script.actions) + SETTLE - start)
+
+
+def stages_of(run: Run, conditions: Sequence[str]) -> dict[str, list[int]]:
+    """The stages that a run went through: each ends where its condition first holds, the one that is due lasts."""
+    spans, start = {}, 0
+    for name in conditions:
+        first = next((t for t, held in enumerate(run.conditions) if held[name]), None)
+        if first is None:
+            spans[name] = [start, len(run)]
+            break
+        if first >= start:
+            spans[name] = [start, first + 1]
+            start = first + 1
+    return spans

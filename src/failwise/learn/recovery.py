@@ -25,7 +25,7 @@ from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import FitOptions, RecoveryTraining
 from failwise.learn.progress import TrainingProgress
 from failwise.learn.recovery_data import UNKNOWN, Labelled, Lesson, load_lesson
-from failwise.recover.acting import FOLDER
+from failwise.recover.acting import FOLDER, training_of
 from failwise.recover.compact import Answers, CompactAdvisor, Recurrent
 from failwise.store import EpisodeStore
 
@@ -53,8 +53,8 @@ def train_recovery(
 ) -> CompactAdvisor:
     """Fit a recovery actor to what ``failwise generate`` made; its ``notes`` hold figures on held-out layouts.
 
-    Those of "figures" are on failures made on purpose, as FailSafe reports them; those of "own" on the policy's own
-    episodes, where there are any; those of "mended" on failures that somebody led out of.
+    Those of "figures" are on failures made on purpose, as FailSafe reports them, those of "own" on the policy's own
+    episodes, those of "mended" on failures that somebody led out of; each where there are any.
 
     Args:
         policy: whose frozen backbone sees the pictures.
@@ -78,15 +78,24 @@ def train_recovery(
     network = _fit(learned, lesson, scaler, scale, options)
     advisor = CompactAdvisor(policy, lesson.stages, lesson.kinds, lesson.stride, scaler, scale, network)
     judged = [e for e in lesson.episodes if e.seed in aside]
+    made = [e for e in judged if not e.own]
+    kinds = {
+        "figures": made if any(e.failing.any() for e in made) else [],  # plans alone would say nothing of failures
+        "own": [e for e in judged if e.own],
+        "mended": [e for e in lesson.mended if e.seed in aside],
+    }
     advisor.notes = {
         "episodes": len(lesson.episodes), "ways_out": len(lesson.mended), "held_out_layouts": len(aside),
-        "figures": judge(advisor, [e for e in judged if not e.own]),
+        **{name: judge(advisor, episodes) for name, episodes in kinds.items() if episodes},
     }  # fmt: skip
-    if own := [e for e in judged if e.own]:
-        advisor.notes["own"] = judge(advisor, own)
-    if mended := [e for e in lesson.mended if e.seed in aside]:
-        advisor.notes["mended"] = judge(advisor, mended)
     return advisor
+
+
+def save_actor(advisor: CompactAdvisor, out: Path, acting: bool) -> None:
+    """Write a recovery actor. ``acting``: a recovery policy follows, so an earlier one there does not act meanwhile."""
+    if acting:
+        training_of(out).mkdir(parents=True, exist_ok=True)
+    advisor.save(out)
 
 
 def train_acting(start: Path, folder: Path, out: Path, fit: FitOptions) -> Path:

@@ -110,10 +110,12 @@ def load_lesson(frames_of: FrameFeatures, folder: Path, plans: float, mended: fl
 def fewer_plans(metas: Sequence[EpisodeMeta], share: float) -> list[EpisodeMeta]:
     """Everything but plans, and of each task at most ``share`` times as many plans as failures on purpose.
 
-    A plan was recorded for every layout that was tried, also where no failure came of it. Those of layouts with a
-    failure come first: the same scene, once as it should go and once as it should not.
+    Where no failure was made on purpose, as own failures. A plan was recorded for every layout that was tried, also
+    where no failure came of it. Those of layouts with a failure come first: the same scene, once as it should go and
+    once as it should not.
     """
-    made = [m for m in metas if "kind" in m.extra and "own" not in m.extra]
+    failures = [m for m in metas if "kind" in m.extra]
+    made = [m for m in failures if "own" not in m.extra] or failures
     failed = {(m.env_id, m.env_seed) for m in made}
     left = {task: math.ceil(share * n) for task, n in Counter(m.env_id for m in made).items()}
     plans = sorted(

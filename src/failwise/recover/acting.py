@@ -19,7 +19,12 @@ FOLDER = "acting"
 
 def has_acting(folder: Path) -> bool:
     """Whether a recovery actor's folder holds a recovery policy too, and no training of one under way."""
-    return (folder / FOLDER / "config.json").is_file() and not (folder / FOLDER / "training").is_dir()
+    return (folder / FOLDER / "config.json").is_file() and not training_of(folder).is_dir()
+
+
+def training_of(folder: Path) -> Path:
+    """What lies in a recovery actor's folder as long as its recovery policy is trained."""
+    return folder / FOLDER / "training"
 
 
 class ActingPolicy:

@@ -196,7 +196,8 @@ class Takeover:
         if not alarm and (advice is None or advice.failing <= self.options.threshold):
             return
         move = self._planned(step, advice)
-        if move is None:
+        if move is None:  # asked again as often as without an alarm, which holds to the episode's end
+            self._free_from = step + self.options.every
             return
         self._move = move
         said = (
@@ -212,7 +213,7 @@ class Takeover:
         )
 
     def _planned(self, step: int, advice: Advice | None) -> _Move | None:
-        """What to do, or None where it would lead out of the workspace."""
+        """What to do, or None where nothing is advised or it would lead out of the workspace."""
         options = self.options
         if self.acting is not None and self.remedy == "policy":
             if self._outside():
@@ -224,7 +225,7 @@ class Takeover:
             back = max(0, step - options.back_steps)
             closing = self._closing[back] if back < len(self._closing) else -1.0
             return _Move(step, step + options.move_steps, self._hands[back], closing)
-        if advice is None:
+        if advice is None or not any(advice.delta):
             return None
         target = self._hands[-1] + np.asarray(advice.delta[:6])
         if not inside(self._env, target):

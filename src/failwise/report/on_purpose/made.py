@@ -88,7 +88,7 @@ def kind(meta: EpisodeMeta) -> tuple[str, str]:
 
 def is_own(meta: EpisodeMeta) -> bool:
     """Whether a failure is the policy's own."""
-    return meta.arm == ARM
+    return "own" in meta.extra
 
 
 def mode_rank(mode: str) -> tuple[int, str]:
