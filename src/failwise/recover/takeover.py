@@ -164,7 +164,7 @@ class Takeover:
         """
         if self.remedy in ("correct", "rewind"):
             self._hands.append(np.array(self._env.hand(), np.float64))
-        if self.advisor is not None and step % self.advisor.stride == 0:
+        if self.advisor is not None and step % self.advisor.stride == 0 and self._asks_again():
             self.advisor.see(observation)
         if self._move is None and self._may_begin(step):
             self._begin(step, stage, alarm)
@@ -185,6 +185,10 @@ class Takeover:
         """What took over and how often, for the episode's metadata."""
         steps = [event.onset_step for event in self.events]
         return {"recovery": self.name, "remedy": self.remedy, "takeovers": steps, "refused": self.refused}
+
+    def _asks_again(self) -> bool:
+        """Whether the advisor has a say in what is still to come; where not, it need not see any more."""
+        return len(self.events) < self.options.attempts or (self._move is not None and bool(self.options.release))
 
     def _may_begin(self, step: int) -> bool:
         return len(self.events) < self.options.attempts and step >= self._free_from
