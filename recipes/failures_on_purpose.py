@@ -9,7 +9,7 @@ Stages: demonstrations -> a weak and a good policy; failures on purpose with ver
 failures mended likewise -> for each policy a recovery actor that looks through its eyes and a recovery policy trained
 on from it, the actor judged on layouts that it has not seen -> when to take over and for how long, chosen on validation
 seeds -> on test seeds, both policies without, with their recovery, with single corrective moves, and replaced by their
-recovery policies; the good one trained on with the recoveries against as many further demonstrations; the good one on
+recovery policies, and the weak one with the recovery of the good one; the good one trained on with the recoveries against as many further demonstrations; the good one on
 variants of the tasks -> docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are no
 variants; its figures are in docs/results/failsafe_metaworld.json.
 """
@@ -54,6 +54,7 @@ SUITES = {
 RESULTS = {"maniskill": "failsafe", "metaworld": "failsafe_metaworld"}
 PASSES = 3  # over the cells of a task, each asking more of those that filled
 REPLACED, MOVED = "-replaced", "+move"  # by its recovery policy; with single corrective moves
+LENT = "+lent"  # with the recovery of the good policy
 STRENGTHS = ("weak", "good")
 TRAINED_ON = ("with-demos", "with-recoveries")  # the first is what the other is compared with
 
@@ -127,6 +128,9 @@ def main(recipe: Recipe) -> None:
             train_policies(recipe)
     if recipe.stage == "all":
         takeovers = {name: prove_recovery(recipe, name, minutes) for name in recipe.strengths}
+        if len(recipe.strengths) > 1:
+            with minutes.of("lent"):
+                prove_lent(recipe, takeovers["good"])
         if "good" in recipe.strengths:
             with minutes.of("recoveries as data"):
                 train_on(recipe)
@@ -287,16 +291,39 @@ def prove(recipe: Recipe, name: str, tasks: Sequence[str], seeds: int, folder: s
 
 def prove_others(recipe: Recipe, name: str) -> None:
     """Beside them, one corrective move as FailSafe makes it, and the recovery policy acting all the time."""
-    folder, replaced, moved = recipe.folder / f"proof-{name}", f"{name}{REPLACED}", f"{name}{MOVED}"
+    folder, replaced = recipe.folder / f"proof-{name}", f"{name}{REPLACED}"
     layouts = test_layouts(recipe, recipe.test_seeds)
     options = choose_takeover(recipe, name, moves=True)
     claim(recipe.folder, name, folder.name)
-    items = [taken_over(recipe, name, moved, task, seed, options) for seed in layouts for task in recipe.tasks]
+    items = [
+        taken_over(recipe, name, f"{name}{MOVED}", task, seed, options) for seed in layouts for task in recipe.tasks
+    ]
     collect(items, folder / EPISODES_FOLDER, workers=recipe.workers, title=f"single moves, {name}")
     arms = {name: str(recipe.folder / name), replaced: str(recipe.folder / f"recovery-{name}" / FOLDER)}
     evaluate(recipe.tasks, arms, layouts, folder, workers=recipe.workers)
+    compare_all(recipe, name)
+
+
+def prove_lent(recipe: Recipe, takeover: TakeoverOptions) -> None:
+    """The weak policy with the good one's recovery, as that was chosen: who helps may be better than who is helped."""
+    weak, recover = str(recipe.folder / "weak"), str(recipe.folder / "recovery-good")
+    items = [
+        RolloutItem(task, seed, seed, f"weak{LENT}", weak, recover=recover, takeover=takeover)
+        for seed in test_layouts(recipe, recipe.test_seeds)
+        for task in recipe.tasks
+    ]
+    claim(recipe.folder, "good", "proof-weak")
+    collect(items, recipe.folder / "proof-weak" / EPISODES_FOLDER, workers=recipe.workers, title="lent recovery")
+    compare_all(recipe, "weak")
+
+
+def compare_all(recipe: Recipe, name: str) -> None:
+    """Write the comparison of every arm of a policy's proof that is there."""
+    folder = recipe.folder / f"proof-{name}"
     every = EpisodeStore(folder / EPISODES_FOLDER).metas()
-    write_comparison(compare(every, name, arms=[moved, recovered_arm(name), replaced]), folder)
+    there = {m.arm for m in every}
+    arms = [f"{name}{MOVED}", recovered_arm(name), f"{name}{LENT}", f"{name}{REPLACED}"]
+    write_comparison(compare(every, name, arms=[arm for arm in arms if arm in there]), folder)
 
 
 if __name__ == "__main__":
