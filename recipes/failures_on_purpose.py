@@ -5,13 +5,14 @@
     .venv-maniskill/bin/python recipes/failures_on_purpose.py --stage report   # only the figures, from what is on disk
     python recipes/failures_on_purpose.py --suite metaworld                    # the same on six tasks of Meta-World
 
-Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies' own
-failures mended likewise -> for each policy a recovery actor that looks through its eyes and a recovery policy trained
-on from it, the actor judged on layouts that it has not seen -> when to take over and for how long, chosen on validation
-seeds -> on test seeds, both policies without, with their recovery, with single corrective moves, and replaced by their
-recovery policies, and the weak one with the recovery of the good one; the good one trained on with the recoveries against as many further demonstrations; the good one on
-variants of the tasks -> docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are no
-variants; its figures are in docs/results/failsafe_metaworld.json.
+Stages: demonstrations -> a weak and a good policy; failures on purpose with verified recoveries, and the policies'
+own failures mended likewise -> for each policy a recovery actor that looks through its eyes and a recovery policy
+trained on from it, the actor judged on layouts that it has not seen -> when to take over and for how long, chosen on
+validation seeds -> on test seeds, both policies without, with their recovery, with single corrective moves, and
+replaced by their recovery policies, and the weak one with the recovery of the good one; the good one trained on with
+the recoveries against as many further demonstrations; the good one on variants of the tasks ->
+docs/results/failsafe.json. On Meta-World the weak policy is the shipped one, and there are no variants; its figures
+are in docs/results/failsafe_metaworld.json.
 """
 
 from __future__ import annotations
