@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from page_parts import against, interval, rate, small, table
+from recovery_picture import draw
 
 SUITES = {"failsafe.json": "ManiSkill3", "failsafe_metaworld.json": "Meta-World"}
 PAPER = {"binary": 0.909, "kind": 0.837, "cosine": 0.652}
@@ -35,13 +36,16 @@ def write_recovery(page: Path, folder: Path, notes: Path) -> None:
     ]
     for name, suite in SUITES.items():
         if (folder / name).is_file():
-            parts += suite_parts(suite, name, json.loads((folder / name).read_text(encoding="utf-8")))
+            results = json.loads((folder / name).read_text(encoding="utf-8"))
+            picture = page.parent / "images" / f"recovery_{suite.lower()}.png"
+            draw(picture, suite, results["comparison"])
+            parts += suite_parts(suite, name, results, f"images/{picture.name}")
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8").strip())
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def suite_parts(suite: str, name: str, results: Mapping[str, Any]) -> list[str]:
+def suite_parts(suite: str, name: str, results: Mapping[str, Any], picture: str) -> list[str]:
     """What was made, what is known of it, and what it is worth."""
     machine, minutes = results["machine"], results["minutes"]
     return [
@@ -58,6 +62,7 @@ def suite_parts(suite: str, name: str, results: Mapping[str, Any]) -> list[str]:
         f"benchmark: failing or not {rate(PAPER['binary'])}, type and axis {rate(PAPER['kind'])}, cosine "
         f"{rate(PAPER['cosine'])}.",
         diagnosis(results["diagnosis"]),
+        f"![Success of every arm by task, with its 95% interval]({picture})",
         *(part for policy in results["recovery"] for part in in_the_loop(policy, results)),
         *as_data(results.get("recoveries_as_data")),
         *variants(results.get("variants")),
