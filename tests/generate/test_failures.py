@@ -57,6 +57,15 @@ def test_failures_fail_and_recoveries_succeed_when_replayed_from_the_start(made:
         assert replay(env, meta, recoveries.read(meta.episode_id).actions()), "a recovery that is kept was seen to work"
 
 
+def test_a_stage_ends_when_its_condition_holds_not_when_the_plan_says_so(made: Path) -> None:
+    store = EpisodeStore(made / EPISODES)
+    for meta in (m for m in store.metas() if m.arm != "plan"):
+        conditions = store.read(meta.episode_id).conditions()
+        *passed, (due, (start, _)) = sorted(meta.extra["stages"].items(), key=lambda stage: stage[1])
+        assert all(conditions[name][stop - 1] and not conditions[name][: stop - 1].any() for name, (_, stop) in passed)
+        assert not np.asarray(conditions[due])[start:].any(), "what is due was not reached"
+
+
 def test_a_failure_says_what_was_done_and_a_recovery_where_it_begins(made: Path) -> None:
     episodes, recoveries = EpisodeStore(made / EPISODES), EpisodeStore(made / RECOVERIES)
     listed = 0

@@ -65,7 +65,10 @@ def mend_own(source: Path, env_ids: Sequence[str], out: Path, options: GenerateO
     ]
     failed = [m for m in judged if m.outcome != Outcome.SUCCESS]
     if not failed:
-        raise DataError(f"no failed episode of {', '.join(env_ids)} in {source}: there is nothing to mend")
+        raise DataError(
+            f"no failed episode of {', '.join(env_ids)} in {source} in which the policy acted alone and unwatched: "
+            "there is nothing to mend"
+        )
     for env_id in env_ids:
         expert_arm(environment(env_id))
     EpisodeStore(out / EPISODES)

@@ -158,12 +158,8 @@ def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:
     run = Run.begin(env, observation).proceed(env, env.expert, env.spec.step_limit)
     if run.first_success is None:
         return None
-    spans, start = {}, 0
-    for name in env.spec.conditions:
-        first = next((t for t, held in enumerate(run.conditions) if held[name]), None)
-        if first is not None and first >= start:
-            spans[name] = (start, first + 1)
-            start = first + 1
+    reached = [name for name in env.spec.conditions if any(held[name] for held in run.conditions)]
+    spans = {name: (start, stop) for name, (start, stop) in stages_of(run, reached).items()}
     return Plan(run, spans, closing_commands(env, run.actions), beside)
 
 
