@@ -93,6 +93,29 @@ def test_who_peeks_changes_nothing_and_can_go_back_there(env):
     np.testing.assert_allclose(np.concatenate(list(env.poses().values())), before, atol=1e-6)
 
 
+def test_what_is_asked_once_a_moment_is_that_moments(env):
+    env.reset(seed=3)
+    upstream, world = env._world._env, env._world
+    things, judge = world._things, type(upstream.agent).is_grasping
+
+    def assert_present():
+        for thing in things:
+            assert bool(upstream.agent.is_grasping(thing)) == bool(judge(upstream.agent, thing))
+        there = np.asarray(upstream.agent.tcp.pose.sp.to_transformation_matrix(), np.float64)[:3, 3]
+        np.testing.assert_allclose(env.hand()[:3], there + np.array([0.615, 0.0, 0.0]), atol=1e-9)
+        np.testing.assert_array_equal(env.hand()[:3], env.poses()["hand"])
+
+    assert_present()
+    start = env.snapshot()
+    for _ in range(40):
+        env.step(env.expert())
+        assert_present()
+    env.restore(start)
+    assert_present()
+    env.reset(seed=4)
+    assert_present()
+
+
 def test_the_expert_goes_on_after_a_restore_as_it_did_before(any_env):
     env = any_env
     env.reset(seed=4)

@@ -79,7 +79,7 @@ def search(
     for way, target, closing in _candidates(env, failed, correct, at, random, tries, limit):
         if not inside(env, target):
             continue
-        run = move(env, Run.begin(env, env.restore(failed.snapshots[at])), target, closing)
+        run = move(env, Run.begin(env, env.restore(failed.snapshots[at]), passive=True), target, closing)
         moved = len(run)
         run.proceed(env, env.expert, limit)
         if run.first_success is not None:

@@ -198,6 +198,7 @@ def execute(env: ArmEnvironment, plan: Plan, script: Script) -> Run:
     start = min(script.onset, len(plan.run) - 1)
     env.restore(plan.run.snapshots[start])
     run = plan.run.until(start)
+    run.passive = True  # what is kept from here on is branched from and drawn, never followed again
 
     def act() -> NDArray[Any]:
         t = len(run)

@@ -130,6 +130,7 @@ class ManiSkillEnv:
         )
         self._steps = 0
         self._version = 0  # counts every change of the simulation: pictures of an older one are stale
+        self._hand: tuple[int, NDArray[np.float64]] | None = None  # version and pose
         self._instruction = self.spec.instruction
 
     def reset(
@@ -177,8 +178,11 @@ class ManiSkillEnv:
 
     def hand(self) -> NDArray[np.float64]:
         """Where the hand is, (6,): metres in the robot's base frame, then roll, pitch, yaw away from fingers-down."""
-        pose = self._world.hand
-        return np.concatenate([pose[:3, 3], Rotation.from_matrix(pose[:3, :3] @ HOME.T).as_euler("xyz")])
+        if self._hand is None or self._hand[0] != self._version:
+            pose = self._world.hand
+            turn = Rotation.from_matrix(pose[:3, :3] @ HOME.T).as_euler("xyz")
+            self._hand = self._version, np.concatenate([pose[:3, 3], turn])
+        return self._hand[1].copy()
 
     def nudge(self, error_6: NDArray[Any]) -> NDArray[np.float32]:
         """The action (7,) that moves the hand by an error, as far as one step can; the gripper's part is 0."""
