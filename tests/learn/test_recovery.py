@@ -186,6 +186,46 @@ def test_it_takes_over_in_rollouts(advisor: CompactAdvisor, tmp_path: Path) -> N
     assert {str(a) for a in actors} == {Actor.POLICY, Actor.RECOVERY}
 
 
+def test_members_differ_and_answer_with_their_mean(policy: CompactVLA, data: Path) -> None:
+    advisor = train_recovery(policy, data, replace(OPTIONS, members=2, steps=3))
+    episode = EpisodeStore(data / "episodes").read(next(iter(EpisodeStore(data / "episodes").metas())).episode_id)
+    _, frames_TD = FrameFeatures(policy)(episode)
+    x_1TD = torch.from_numpy(advisor.scaler(frames_TD).astype(np.float32))[None]
+    with torch.inference_mode():
+        one, other = (member(x_1TD)[0] for member in advisor.network.members)
+    both = advisor.answers(frames_TD)
+    assert not torch.allclose(one.kind, other.kind, atol=1e-3)
+    assert torch.allclose(both.failing, (one.failing + other.failing)[0] / 2, atol=1e-6)
+    assert torch.allclose(both.delta, (one.delta + other.delta)[0] / 2, atol=1e-6)
+    for name in ("stage", "kind"):
+        mean = (getattr(one, name).softmax(-1) + getattr(other, name).softmax(-1))[0] / 2
+        assert torch.allclose(getattr(both, name).exp(), mean, atol=1e-6)
+
+
+def test_a_stopped_training_ends_where_it_would_have(
+    policy: CompactVLA, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS, members=2, steps=6)
+    whole = train_recovery(policy, data, options)
+    monkeypatch.setattr(recovery, "SAVE_EVERY", 2)
+    judged, calls = recovery._loss, []
+
+    def stopped(told, batch):
+        calls.append(None)
+        if len(calls) == 10:  # in the fifth of six steps
+            raise KeyboardInterrupt
+        return judged(told, batch)
+
+    monkeypatch.setattr(recovery, "_loss", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_recovery(policy, data, options, tmp_path)
+    calls.clear()
+    gone_on = train_recovery(policy, data, options, tmp_path)
+    assert len(calls) == 4 and not list(tmp_path.glob("training*"))
+    for name, weight in whole.network.state_dict().items():
+        assert torch.equal(weight, gone_on.network.state_dict()[name]), name
+
+
 def test_failures_without_pictures_or_none_at_all_are_told(policy: CompactVLA, tmp_path: Path) -> None:
     cells = cells_of(make("push"), [Request(mode="wrong_sequence", episodes=1)])
     generate(cells, tmp_path, GenerateOptions(workers=1, look_every=0))

@@ -90,8 +90,10 @@ class CriticOptions:
 class RecoveryTraining:
     """How to train a recovery actor."""
 
+    members: int = 3
+    """Networks that learn the same apart and answer together."""
     steps: int = 1500
-    """Optimiser steps."""
+    """Optimiser steps of each."""
     batch: int = 32
     """Episodes a step."""
     own_share: float = 0.35
@@ -115,8 +117,8 @@ class RecoveryTraining:
     make none."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or not (self.plans >= 0 and self.mended >= 0):
-            raise SetupError("steps and batch must be at least 1, plans and mended at least 0")
+        if min(self.members, self.steps, self.batch) < 1 or not (self.plans >= 0 and self.mended >= 0):
+            raise SetupError("members, steps and batch must be at least 1, plans and mended at least 0")
         if not (0 < self.held_out < 1 and 0 < self.own_share < 1):
             raise SetupError("held-out and own-share must lie between 0 and 1")
 

@@ -5,8 +5,12 @@ Frames become features of a frozen policy once; what is trained is small (``fail
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +29,16 @@ from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import FitOptions, RecoveryTraining
 from failwise.learn.progress import TrainingProgress
 from failwise.learn.recovery_data import UNKNOWN, Labelled, Lesson, load_lesson
+from failwise.learn.resume import resume_training, save_training
 from failwise.recover.acting import FOLDER, training_of
-from failwise.recover.compact import Answers, CompactAdvisor, Recurrent
+from failwise.recover.compact import Answers, CompactAdvisor, Ensemble, Recurrent
 from failwise.store import EpisodeStore
 
 if TYPE_CHECKING:
     from failwise.policies.compact import CompactVLA
 
 WAYS_OUT = 0.6  # of every batch of a recovery policy
+SAVE_EVERY = 250
 SMALLEST = 1e-4  # metres or radians: axes that move less in all corrections do not move
 
 
@@ -60,7 +66,8 @@ def train_recovery(
         policy: whose frozen backbone sees the pictures.
         folder: what ``failwise generate`` made.
         options: how.
-        kept: folder that keeps the features of each episode, so that a training that was stopped goes on.
+        kept: folder that keeps the features of each episode and how far the training is, so that one that was stopped
+            goes on.
 
     Raises:
         DataError: no pictures, no failures, no verified corrections, or no layout left to hold out.
@@ -75,7 +82,7 @@ def train_recovery(
     scaler = Scaler().fit(np.concatenate([e.frames_TD for e in learned]))
     scale = np.sqrt((moves_K7**2).mean(0)).astype(np.float32)
     scale[scale < SMALLEST] = 0.0
-    network = _fit(learned, lesson, scaler, scale, options)
+    network = _fit(learned, lesson, scaler, scale, options, kept)
     advisor = CompactAdvisor(policy, lesson.stages, lesson.kinds, lesson.stride, scaler, scale, network)
     judged = [e for e in lesson.episodes if e.seed in aside]
     made = [e for e in judged if not e.own]
@@ -159,27 +166,53 @@ def held_out(seeds: Sequence[int], options: RecoveryTraining) -> set[int]:
 
 
 def _fit(
-    learned: Sequence[Labelled], lesson: Lesson, scaler: Scaler, scale: NDArray[np.float32], options: RecoveryTraining
-) -> Recurrent:
-    torch.manual_seed(options.seed)
-    random = np.random.default_rng(options.seed)
+    learned: Sequence[Labelled], lesson: Lesson, scaler: Scaler, scale: NDArray[np.float32],
+    options: RecoveryTraining, kept: Path | None,
+) -> Ensemble:  # fmt: skip
+    """Train the members side by side, each on batches of its own."""
     frames = [torch.from_numpy(scaler(e.frames_TD).astype(np.float32)) for e in learned]
-    network = Recurrent(frames[0].shape[1], len(lesson.stages), len(lesson.kinds)).train()
+    torch.manual_seed(options.seed)
+    sizes = frames[0].shape[1], len(lesson.stages), len(lesson.kinds)
+    network = Ensemble([Recurrent(*sizes) for _ in range(options.members)]).train()
     optimiser = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
     chances = _chances(learned, options.own_share)
-    with TrainingProgress(options.steps, 0, "recovery", quiet=False) as progress:
-        for step in range(1, options.steps + 1):
-            rows = random.choice(len(learned), options.batch, p=chances)
-            batch = _batch([frames[i] for i in rows], [learned[i] for i in rows], scale)
-            loss = _loss(network(batch.frames_BTD)[0], batch)
+    about = _about(learned, frames, options)
+    folder = kept / f"training-{_digest(about)}" if kept else None
+    start = resume_training(folder, network.state_dict(), optimiser, about)[0] if folder else 0
+    with TrainingProgress(options.steps, start, "recovery", quiet=False) as progress:
+        for step in range(start + 1, options.steps + 1):
+            rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / options.steps))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(options.seed * options.steps + step)  # a resumed training ends where it would have
+            random = np.random.default_rng([options.seed, step])
+            losses = []
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            for member in network.members:
+                rows = random.choice(len(learned), options.batch, p=chances)
+                batch = _batch([frames[i] for i in rows], [learned[i] for i in rows], scale)
+                loss = _loss(member(batch.frames_BTD)[0], batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
+                losses.append(loss.item())
             optimiser.step()
-            progress.update(step, loss.item(), learning_rate=optimiser.param_groups[0]["lr"])
-            schedule.step()
+            progress.update(step, float(np.mean(losses)), learning_rate=rate)
+            if folder and step % SAVE_EVERY == 0:
+                save_training(folder, network.state_dict(), optimiser, about, step, losses[0])
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
     return network.eval()
+
+
+def _about(learned: Sequence[Labelled], frames: Sequence[Tensor], options: RecoveryTraining) -> dict[str, Any]:
+    """What decides where a training ends: how, and on what."""
+    how = {k: v for k, v in asdict(options).items() if k != "acting"}
+    sums = [round(float(part.double().abs().sum()), 3) for part in frames]
+    return {**how, "learned": [[e.env_id, e.seed, len(e)] for e in learned], "features": sums}
+
+
+def _digest(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _chances(learned: Sequence[Labelled], own_share: float) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""A small recovery actor: a recurrent network over an episode's frames, as features of a policy's own backbone.
+"""A small recovery actor: recurrent networks over an episode's frames, as features of a policy's own backbone.
 
 It answers what FailSafe's model answers (arXiv 2510.01642): the sub-task, whether it is failing, how, and the
 corrective move. The backbone is a compact VLA's, frozen: it has seen these pictures, this robot and this language.
@@ -7,6 +7,7 @@ corrective move. The backbone is a compact VLA's, frozen: it has seen these pict
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,7 +24,7 @@ from failwise.policies.pooling import Pooling
 from failwise.recover.advice import Advice
 from failwise.types import Observation
 
-FORMAT = "failwise-recovery-2"
+FORMAT = "failwise-recovery-3"
 FEATURES = "prefix-mean+prefix-max+prefix-first"
 NONE = ("", "")  # mode and axis of what does not fail
 DELTA = 7
@@ -65,6 +66,35 @@ class Recurrent(nn.Module):
         return answers, state
 
 
+class Ensemble(nn.Module):
+    """Networks that learned the same apart, each from its own first weights and batches, and answer together.
+
+    They know the failures that they learned from by heart and differ on others; there their mean is nearer to the
+    truth than each (arXiv 1612.01474). It has the mean logit of failing, the mean probabilities of sub-tasks and of
+    kinds (their logarithm), and the mean move.
+
+    Args:
+        members: at least one.
+    """
+
+    def __init__(self, members: Sequence[Recurrent]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, frames_BTD: Tensor, states: Sequence[Tensor] | None = None) -> tuple[Answers, list[Tensor]]:
+        """Answers (B, T, ...), and a state of each member with which the next frames go on."""
+        told = [member(frames_BTD, states[i] if states else None) for i, member in enumerate(self.members)]
+        each = zip(*(answers for answers, _ in told), strict=True)
+        failing, stage, kind, delta = (torch.stack(of_members) for of_members in each)
+        answers = Answers(failing.mean(0), _mean_of(stage), _mean_of(kind), delta.mean(0))
+        return answers, [state for _, state in told]
+
+
+def _mean_of(logits_E: Tensor) -> Tensor:
+    """The logarithm of the mean of the probabilities that several logits (E, ..., C) stand for."""
+    return torch.logsumexp(torch.log_softmax(logits_E, -1), 0) - math.log(len(logits_E))
+
+
 class CompactAdvisor:
     """Watches an episode's frames and advises.
 
@@ -74,29 +104,30 @@ class CompactAdvisor:
         stride: steps between frames.
         scaler: of a frame's features (D,), with the proprioception at their end.
         delta_scale: (7,), by which moves were divided for training; 0 for what never moved.
+        network: without it, one that has learned nothing. notes: figures of its training.
     """
 
     def __init__(
         self, policy: Any, stages: Sequence[str], kinds: Sequence[tuple[str, str]], stride: int, scaler: Scaler,
-        delta_scale: NDArray[np.float32], network: Recurrent | None = None, notes: dict[str, Any] | None = None,
+        delta_scale: NDArray[np.float32], network: Ensemble | None = None, notes: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.stages, self.kinds = policy, tuple(stages), tuple((str(m), str(a)) for m, a in kinds)
         self.stride, self.scaler, self.delta_scale = stride, scaler, delta_scale
-        self.network = network or Recurrent(len(scaler.mean), len(self.stages), len(self.kinds))
+        self.network = network or Ensemble([Recurrent(len(scaler.mean), len(self.stages), len(self.kinds))])
         self.network.eval()
         self.notes = notes or {}
         self.begin()
 
     def begin(self) -> None:
         """Forget the episode before."""
-        self._state: Tensor | None = None
+        self._states: list[Tensor] | None = None
         self._last: Answers | None = None
 
     @torch.inference_mode()
     def see(self, observation: Observation) -> None:
         """One frame; its pictures render now."""
         frame_1D = self.scaler(frame_features(self.policy, [observation])).astype(np.float32)
-        told, self._state = self.network(torch.from_numpy(frame_1D)[None], self._state)
+        told, self._states = self.network(torch.from_numpy(frame_1D)[None], self._states)
         self._last = Answers(*(answer[0, -1] for answer in told))
 
     @torch.inference_mode()
@@ -129,7 +160,7 @@ class CompactAdvisor:
         )
 
     def save(self, folder: Path) -> None:
-        """Write a folder: the policy, the network as safetensors, the rest as JSON."""
+        """Write a folder: the policy, the networks as safetensors, the rest as JSON."""
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +169,7 @@ class CompactAdvisor:
         save_file({**arrays, **self.scaler.arrays(), "delta_scale": self.delta_scale}, folder / "recovery.safetensors")
         about = {
             "format": FORMAT, "stages": self.stages, "kinds": self.kinds, "stride": self.stride,
-            "notes": self.notes,
+            "members": len(self.network.members), "notes": self.notes,
         }  # fmt: skip
         (folder / "recovery.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -159,7 +190,8 @@ class CompactAdvisor:
             scaler = Scaler()
             scaler.restore(arrays)
             kinds = [(mode, axis) for mode, axis in about["kinds"]]
-            network = Recurrent(len(scaler.mean), len(about["stages"]), len(kinds))
+            sizes = len(scaler.mean), len(about["stages"]), len(kinds)
+            network = Ensemble([Recurrent(*sizes) for _ in range(int(about["members"]))])
             network.load_state_dict({k[8:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("network.")})
             delta_scale = arrays["delta_scale"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
