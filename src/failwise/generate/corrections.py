@@ -94,12 +94,21 @@ def search(
 def _candidates(
     env: ArmEnvironment, failed: Run, correct: Run | None, at: int, random: np.random.Generator, tries: int, limit: int
 ) -> Iterator[tuple[Way, NDArray[np.float64], float]]:
-    out = Run.begin(env, env.restore(failed.snapshots[at]), keep=False).proceed(env, env.expert, min(AHEAD, limit))
-    closing = closing_commands(env, out.actions)
-    # Up to the first change of the gripper: one move cannot stand for a grasp.
-    changes = np.flatnonzero(np.sign(closing[1:]) != np.sign(closing[:-1])) + 1
-    ahead = min([len(out), *(int(c) for c in changes[:1] if c > 2)])
-    yield "expert", out.hands[ahead], float(np.sign(closing[ahead - 1]))
+    out = Run.begin(env, env.restore(failed.snapshots[at]), keep=False)
+    commands: list[float] = []
+
+    def until_the_gripper_changes() -> NDArray[Any] | None:
+        """The expert's next action; None where its gripper turns round, as one move cannot stand for a grasp."""
+        action = env.expert()
+        if action is None:
+            return None
+        commands.append(float(np.sign(closing_commands(env, [action])[0])))
+        changes = [t for t in range(1, len(commands)) if commands[t] != commands[t - 1]]
+        return None if changes and changes[0] > 2 else action
+
+    out.proceed(env, until_the_gripper_changes, min(AHEAD, limit))
+    if len(out):
+        yield "expert", out.hands[-1], commands[len(out) - 1]
     if correct is not None and len(correct) > 14:
         closing = closing_commands(env, correct.actions)
         for _ in range(tries):
