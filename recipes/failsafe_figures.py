@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +25,7 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
     minutes = out / "minutes.json"
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
-        "command": f"python recipes/failures_on_purpose.py --suite {settings['suite']}",
+        "command": command(sys.argv[1:]),
         **machine(),
         "minutes": read(minutes),
         "settings": settings,
@@ -42,6 +44,14 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
     path = REPOSITORY / "docs" / "results" / f"{name}.json"
     path.write_text(json.dumps(results, indent=1).replace(f"{out}/", "") + "\n", encoding="utf-8")
     print(path)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """How this was called, but for where it worked."""
+    told = list(arguments)
+    if "--out" in told:
+        del told[told.index("--out") : told.index("--out") + 2]
+    return shlex.join(["python", "recipes/failures_on_purpose.py", *told])
 
 
 def read(path: Path) -> Any:

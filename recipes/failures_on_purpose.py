@@ -106,6 +106,8 @@ class Recipe:
     """Paired test seeds a task and variant."""
     workers: int = 2
     """Processes that run episodes."""
+    results: str | None = None
+    """Name of the file of figures in docs/results, without its ending; the suite's own without it."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ def main(recipe: Recipe) -> None:
                 prove(recipe, best, changed, recipe.variant_seeds, "variants", takeovers[best])
     if recipe.stage in ("all", "report"):
         settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs", "tasks": recipe.tasks}
-        write_results(RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
+        write_results(recipe.results or RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
 
 
 def prove_recovery(recipe: Recipe, name: str, minutes: Minutes) -> TakeoverOptions:

@@ -1,4 +1,4 @@
-"""The page of the recovery experiment, from docs/results/failsafe.json and failsafe_metaworld.json."""
+"""The page of the recovery experiments, from the files of docs/results/ named in ``SUITES``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 from page_parts import against, interval, rate, small, table
 from recovery_picture import draw
 
-SUITES = {"failsafe.json": "ManiSkill3", "failsafe_metaworld.json": "Meta-World"}
+SUITES = {
+    "failsafe.json": "ManiSkill3",
+    "failsafe_more.json": "ManiSkill3 with four times the failures",
+    "failsafe_metaworld.json": "Meta-World",
+}
 PAPER = {"binary": 0.909, "kind": 0.837, "cosine": 0.652}
 JUDGED = {
     "figures": "failures on purpose",
@@ -37,7 +41,7 @@ def write_recovery(page: Path, folder: Path, notes: Path) -> None:
     for name, suite in SUITES.items():
         if (folder / name).is_file():
             results = json.loads((folder / name).read_text(encoding="utf-8"))
-            picture = page.parent / "images" / f"recovery_{suite.lower()}.png"
+            picture = page.parent / "images" / f"recovery_{suite.lower().replace(' ', '_')}.png"
             draw(picture, suite, results["comparison"])
             parts += suite_parts(suite, name, results, f"images/{picture.name}")
     if notes.is_file():
