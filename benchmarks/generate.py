@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from failwise.envs.leading import ArmEnvironment
-from failwise.generate.cells import Cell, Request, cells_of
+from failwise.generate.cells import Cell, Request, cells_of, possible_modes
 from failwise.generate.corrections import move
 from failwise.generate.failures import draw, layouts_of
 from failwise.generate.mending import LATER, LEAST, GenerateOptions, ways_out
@@ -111,10 +111,11 @@ def mended(env: ArmEnvironment, plan: Plan, run: Run, onset: int) -> dict[str, t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="metaworld/pick-place")
-    parser.add_argument("--failures", type=int, default=12, help="attempts at each of four modes")
+    parser.add_argument("--failures", type=int, default=12, help="attempts at each of up to four modes")
     arguments = parser.parse_args()
     env = expert_arm(environment(arguments.env))
-    cells = cells_of(env, [Request(mode=mode, episodes=arguments.failures) for mode in MODES])
+    modes = set(MODES) & set(possible_modes(env))  # nothing slips where nothing is held
+    cells = cells_of(env, [Request(mode=mode, episodes=arguments.failures) for mode in MODES if mode in modes])
     failures, pairs = 0, Counter[str]()
     making, searching = Counter[str](), Counter[str]()
     for cell, seed in ((c, s) for c in cells for s in layouts_of(c, max(c.wanted, 1), 0)):
