@@ -103,13 +103,19 @@ def summed(modes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
 def diagnosis(by_policy: Mapping[str, Mapping[str, Any]]) -> str:
     """Figures of every recovery actor on each kind of episodes."""
     rows = [
-        [f"`{policy}`", meaning, *(rate(notes[key][name]) for name in FIGURES), notes[key]["moments"],
-         notes[key]["moves"]]
+        [f"`{policy}`", meaning, *(known(notes[key], name) for name in FIGURES), notes[key]["moments"],
+         notes[key]["moves"], notes[key].get("layouts", "")]
         for policy, notes in by_policy.items()
         for key, meaning in JUDGED.items()
         if key in notes
     ]  # fmt: skip
-    return table(["eyes of", "on", *FIGURES.values(), "moments", "moves"], rows)
+    return table(["eyes of", "on", *FIGURES.values(), "moments", "moves", "layouts"], rows)
+
+
+def known(figures: Mapping[str, Any], name: str) -> str:
+    """A figure, with its interval over layouts where it has one."""
+    low, high = figures.get("intervals", {}).get(name, (None, None))
+    return rate(figures[name]) + (f" [{rate(low)}, {rate(high)}]" if low is not None else "")
 
 
 def in_the_loop(policy: str, results: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from failwise.envs.tiny import make
 from failwise.errors import CheckpointError, DataError, EpisodeError, SetupError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
 from failwise.learn import frames, recovery
-from failwise.learn.figures import figures
+from failwise.learn.figures import figures, intervals
 from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import RecoveryTraining
 from failwise.learn.recovery import held_out, judge, train_recovery
@@ -353,6 +353,28 @@ def test_figures_count_modes_and_what_failsafe_calls_types() -> None:
     assert found["cosine"] == 0.0 and found["gripper"] == 1.0 and found["moves"] == 2
     nothing = figures(failing[4:], called[4:], true[4:], named[4:], np.zeros(0, bool), moves[:0], moves[:0])
     assert all(np.isnan(nothing[name]) for name in ("binary", "kind", "type", "cosine", "gripper", "stage"))
+
+
+def test_intervals_draw_the_moments_of_a_layout_together() -> None:
+    random = np.random.default_rng(0)
+    n, each = 40, 25
+    layouts = np.repeat(np.arange(n), each)
+    failing = np.tile(np.arange(each) < 15, n)
+    named_right = np.repeat(random.random(n) < 0.7, each)  # all moments of a layout or none
+    kinds = [("noop", "")] * len(layouts)
+    named = [("noop", "") if right else ("slip", "") for right in named_right]
+    moves = random.normal(size=(n, 7))
+    found = intervals(layouts, np.arange(n), failing, failing, kinds, named, moves, moves)
+    low, high = found["type"]
+    share = named_right[::each].mean()
+    width = 1.96 * np.sqrt(share * (1 - share) / n)  # of n layouts: of all moments it would be a fourth of that
+    assert low < share < high and (high - low) / 2 == pytest.approx(width, rel=0.25)
+    assert found["kind"] == found["type"] and found["binary"] == (1.0, 1.0)
+    assert found["cosine"] == pytest.approx((1.0, 1.0))
+    one_sided = intervals(layouts, np.arange(n), ~failing & failing, failing, kinds, named, moves[:, :], moves)
+    assert set(one_sided) == {"cosine"}, "nothing fails, so there is no share of what fails"
+    assert intervals(layouts[:each], np.zeros(1, int), failing[:each], failing[:each], kinds[:each], named[:each],
+                     moves[:1], moves[:1]) == {}  # fmt: skip
 
 
 def test_nothing_is_learned_from_held_out_layouts(policy: CompactVLA, data: Path, monkeypatch) -> None:

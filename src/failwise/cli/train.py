@@ -139,15 +139,20 @@ def recovery(argv: Sequence[str]) -> Path:
         if name in advisor.notes:
             found = advisor.notes[name]
             print(
-                f"on {advisor.notes['held_out_layouts']} held-out layouts, {on} ({found['moments']} moments): failing "
-                f"or not {found['binary']:.3f}, mode and axis {found['kind']:.3f}, cosine of the move "
-                f"{found['cosine']:.3f} (n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task "
+                f"on {found['layouts']} held-out layouts, {on} ({found['moments']} moments): failing or not "
+                f"{_with_interval(found, 'binary')}, mode and axis {_with_interval(found, 'kind')}, cosine of the move "
+                f"{_with_interval(found, 'cosine')} (n = {found['moves']}), gripper {found['gripper']:.3f}, sub-task "
                 f"{found['stage']:.3f}"
             )
     if options.acting.steps:
         ways_out = load_policy(common.out / "acting").notes["also_trained_on"]["episodes"]
         print(f"in a takeover a policy acts that learned {sum(ways_out.values())} ways out of failures")
     return common.out
+
+
+def _with_interval(found: Mapping[str, Any], name: str) -> str:
+    low, high = found["intervals"].get(name, (None, None))
+    return f"{found[name]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
 
 def vlm(argv: Sequence[str]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,19 +42,79 @@ def figures(
     from sklearn.metrics import balanced_accuracy_score
 
     both, moves = 0 < failing.sum() < len(failing), len(verified_K7)
-    lengths = np.linalg.norm(advised_K7[:, :6], axis=1) * np.linalg.norm(verified_K7[:, :6], axis=1)
-    cosine = (advised_K7[:, :6] * verified_K7[:, :6]).sum(1) / np.maximum(lengths, 1e-9)
-    right = called & np.array([a == b for a, b in zip(kinds, named, strict=True)], bool)
-    alike = called & np.array([_type(a) == _type(b) for a, b in zip(kinds, named, strict=True)], bool)
+    right, alike = _named_right(called, kinds, named)
     return {
         "binary": float(balanced_accuracy_score(failing, called)) if both else float("nan"),
         "kind": float(right[failing].mean()) if failing.any() else float("nan"),
         "type": float(alike[failing].mean()) if failing.any() else float("nan"),
-        "cosine": float(cosine.mean()) if moves else float("nan"),
+        "cosine": float(_cosines(advised_K7, verified_K7).mean()) if moves else float("nan"),
         "gripper": float((np.sign(advised_K7[:, 6]) == verified_K7[:, 6]).mean()) if moves else float("nan"),
         "stage": float(stage_right.mean()) if len(stage_right) else float("nan"),
         "moments": len(failing), "failing_moments": int(failing.sum()), "moves": moves,
     }  # fmt: skip
+
+
+def intervals(
+    layouts: NDArray[np.integer], of_moves: NDArray[np.integer], failing: NDArray[np.bool_], called: NDArray[np.bool_],
+    kinds: Sequence[Kind], named: Sequence[Kind], advised_K7: NDArray[np.floating], verified_K7: NDArray[np.floating],
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    """95% intervals of ``binary``, ``kind``, ``type`` and ``cosine``: the moments of a layout are drawn together.
+
+    Percentiles of 2,000 bootstrap samples of layouts. A figure that some sample leaves undefined has none.
+
+    Args:
+        layouts: int (M,), the layout of each moment, from 0 on.
+        of_moves: int (K,), that of each verified move.
+        failing: as for ``figures``, and so are called, kinds, named, advised_K7 and verified_K7.
+        called: see there.
+        kinds: see there.
+        named: see there.
+        advised_K7: see there.
+        verified_K7: see there.
+    """
+    n = int(layouts.max()) + 1 if len(layouts) else 0
+    if n < 2:
+        return {}
+    right, alike = _named_right(called, kinds, named)
+
+    def per_layout(which: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(which, np.asarray(values, np.float64), n), np.float64)
+
+    bad, good = per_layout(layouts, failing), per_layout(layouts, ~failing)
+    found, passed = per_layout(layouts, failing & called), per_layout(layouts, ~failing & ~called)
+    cosines = _cosines(advised_K7, verified_K7)
+    shares = {  # figure -> pairs of what is counted and of how many, whose shares are averaged
+        "binary": (found, bad, passed, good),
+        "kind": (per_layout(layouts, failing & right), bad),
+        "type": (per_layout(layouts, failing & alike), bad),
+        "cosine": (per_layout(of_moves, cosines), per_layout(of_moves, np.ones(len(cosines)))),
+    }
+
+    times_Bn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2000)  # how often each layout is drawn
+    out = {}
+    for name, sums in shares.items():
+        drawn = [times_Bn @ each for each in sums]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sample_B = np.mean([count / of for count, of in zip(drawn[::2], drawn[1::2], strict=True)], axis=0)
+        if np.isfinite(sample_B).all():
+            low, high = np.percentile(sample_B, [2.5, 97.5])
+            out[name] = (float(low), float(high))
+    return out
+
+
+def _named_right(
+    called: NDArray[np.bool_], kinds: Sequence[Kind], named: Sequence[Kind]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Moments that are called failing with the right mode and axis, and with the right type and axis."""
+    right = called & np.array([a == b for a, b in zip(kinds, named, strict=True)], bool)
+    alike = called & np.array([_type(a) == _type(b) for a, b in zip(kinds, named, strict=True)], bool)
+    return right, alike
+
+
+def _cosines(advised_K7: NDArray[np.floating], verified_K7: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of each advised move with the verified one, without the gripper; 0 where none is advised."""
+    lengths = np.linalg.norm(advised_K7[:, :6], axis=1) * np.linalg.norm(verified_K7[:, :6], axis=1)
+    return np.asarray((advised_K7[:, :6] * verified_K7[:, :6]).sum(1) / np.maximum(lengths, 1e-9))
 
 
 def _type(kind: Kind) -> Kind:

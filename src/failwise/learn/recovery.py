@@ -24,7 +24,7 @@ from failwise.detect.base import Scaler
 from failwise.errors import DataError
 from failwise.generate.mending import EPISODES, RECOVERIES
 from failwise.learn.bc import BCOptions, train_bc
-from failwise.learn.figures import figures
+from failwise.learn.figures import figures, intervals
 from failwise.learn.frames import FrameFeatures
 from failwise.learn.options import FitOptions, RecoveryTraining
 from failwise.learn.progress import TrainingProgress
@@ -130,10 +130,14 @@ def train_acting(start: Path, folder: Path, out: Path, fit: FitOptions) -> Path:
     return train_bc(folder / EPISODES, out / FOLDER, options)
 
 
-def judge(advisor: CompactAdvisor, episodes: Sequence[Labelled]) -> dict[str, float]:
-    """The figures of ``failwise.learn.figures`` on the judged frames of some episodes; ``auc``, of failing or not."""
+def judge(advisor: CompactAdvisor, episodes: Sequence[Labelled]) -> dict[str, Any]:
+    """The figures of ``failwise.learn.figures`` on the judged frames of some episodes, with their ``intervals``.
+
+    ``auc`` is that of failing or not.
+    """
     from sklearn.metrics import roc_auc_score
 
+    places = {place: i for i, place in enumerate(sorted({(e.env_id, e.seed) for e in episodes}))}
     rows = []
     for episode in episodes:
         told, at = advisor.answers(episode.frames_TD), episode.judged
@@ -141,14 +145,18 @@ def judge(advisor: CompactAdvisor, episodes: Sequence[Labelled]) -> dict[str, fl
         kind[:, 0] = -torch.inf  # how it fails, if it does: whether is another question
         answers = (told.failing.numpy(), kind.argmax(1).numpy(), told.stage.argmax(1).numpy(), told.delta.numpy())
         truths = (episode.failing, episode.kind, episode.stage, episode.delta)
-        rows.append([x[at] for x in (*answers, *truths)])
-    logits, named, said, advised, bad, kinds, stages, verified = map(np.concatenate, zip(*rows, strict=True))
+        layout = np.full(len(episode), places[episode.env_id, episode.seed])
+        rows.append([x[at] for x in (*answers, *truths, layout)])
+    logits, named, said, advised, bad, kinds, stages, verified, layouts = map(np.concatenate, zip(*rows, strict=True))
     moves, due = np.isfinite(verified[:, 0]), stages != UNKNOWN
-    found = figures(
-        bad, logits > 0, [advisor.kinds[k] for k in kinds], [advisor.kinds[k] for k in named], (said == stages)[due],
-        advised[moves] * advisor.delta_scale, verified[moves],
-    )  # fmt: skip
-    return {**found, "auc": float(roc_auc_score(bad, logits)) if 0 < bad.sum() < len(bad) else float("nan")}
+    names = ([advisor.kinds[k] for k in kinds], [advisor.kinds[k] for k in named])
+    pairs = (advised[moves] * advisor.delta_scale, verified[moves])
+    return {
+        **figures(bad, logits > 0, *names, (said == stages)[due], *pairs),
+        "auc": float(roc_auc_score(bad, logits)) if 0 < bad.sum() < len(bad) else float("nan"),
+        "layouts": len(places),
+        "intervals": intervals(layouts, layouts[moves], bad, logits > 0, *names, *pairs),
+    }
 
 
 def held_out(seeds: Sequence[int], options: RecoveryTraining) -> set[int]:
@@ -208,7 +216,8 @@ def _about(learned: Sequence[Labelled], frames: Sequence[Tensor], options: Recov
     """What decides where a training ends: how, and on what."""
     how = {k: v for k, v in asdict(options).items() if k != "acting"}
     sums = [round(float(part.double().abs().sum()), 3) for part in frames]
-    return {**how, "learned": [[e.env_id, e.seed, len(e)] for e in learned], "features": sums}
+    what = [[e.env_id, e.seed, len(e), int(e.failing.sum()), int(e.kind.sum())] for e in learned]
+    return {**how, "learned": what, "features": sums}
 
 
 def _digest(about: dict[str, Any]) -> str:
