@@ -12,6 +12,8 @@ states; for ours from the step at which they part.
     replayed_pairs_per_minute  FailSafe's procedure (arXiv 2510.01642), a random pose of the correct way, tried by
                                playing the episode again from its start; the same number of steps a failure
     branches_over_replays      the first over the second; target 3
+    published_search_over_ours  seconds a pair of the two searches alone: what branches_over_replays would come to if
+                               plans and failed runs cost nothing
     search_over_replayed_search  the same search both times, branching over replaying, without plan and failure:
                                what the snapshots alone save
 """
@@ -138,6 +140,9 @@ def main() -> None:
         "pairs_per_minute": rate["branches"],
         "replayed_pairs_per_minute": rate["published"],
         "branches_over_replays": rate["branches"] / rate["published"],
+        "published_search_over_ours": searching["published"]
+        / pairs["published"]
+        / (searching["branches"] / pairs["branches"]),
         "search_over_replayed_search": searching["replayed"] / searching["branches"],
     }
     announce("generate", figures, env=arguments.env)
