@@ -135,6 +135,8 @@ def main() -> None:
     print(f"{arguments.env}: {failures} failures, mended at up to {OPTIONS.corrections} steps each:")
     for way, found in pairs.items():
         print(f"  {way:12s} {found:4d} pairs, {making[way]:7.1f} s to fail and {searching[way]:7.1f} s to mend")
+    if not (pairs["branches"] and pairs["published"]):
+        parser.exit(1, "too few failures to find a way out of any; raise --failures\n")
     rate = {way: 60 * found / (making[way] + searching[way]) for way, found in pairs.items()}
     figures = {
         "pairs_per_minute": rate["branches"],

@@ -22,13 +22,15 @@ from figures_of import REPOSITORY, machine, without_seed_lists
 
 def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -> None:
     """docs/results/NAME.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
-    minutes = out / "minutes.json"
+    minutes, asked = out / "minutes.json", out / "asked.json"
+    if settings["stage"] == "all" or not asked.is_file():  # a later look at the figures is not how they were made
+        asked.write_text(json.dumps({"command": command(sys.argv[1:]), "settings": settings}, indent=1) + "\n")
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
-        "command": command(sys.argv[1:]),
+        "command": read(asked)["command"],
         **machine(),
         "minutes": read(minutes),
-        "settings": settings,
+        "settings": read(asked)["settings"],
         "failures": yields(read_attempts(out / "failures")),
         "diagnosis": {name: read(out / f"recovery-{name}" / "recovery.json")["notes"] for name in arms},
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
@@ -48,7 +50,7 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
 
 def command(arguments: Sequence[str]) -> str:
     """How this was called, but for where it worked."""
-    told = list(arguments)
+    told = [argument for argument in arguments if not argument.startswith("--out=")]
     if "--out" in told:
         del told[told.index("--out") : told.index("--out") + 2]
     return shlex.join(["python", "recipes/failures_on_purpose.py", *told])

@@ -107,7 +107,7 @@ class Recipe:
     workers: int = 2
     """Processes that run episodes."""
     results: str | None = None
-    """Name of the file of figures in docs/results, without its ending; the suite's own without it."""
+    """Name of the file of figures in docs/results, without its ending, and of the folder; without it the suite's."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,7 +117,12 @@ class Recipe:
     @property
     def folder(self) -> Path:
         """``out``, or the suite's own."""
-        return self.out or Path("runs") / RESULTS[self.suite]
+        return self.out or Path("runs") / self.figures
+
+    @property
+    def figures(self) -> str:
+        """Name of the file of figures."""
+        return self.results or RESULTS[self.suite]
 
 
 def main(recipe: Recipe) -> None:
@@ -147,7 +152,7 @@ def main(recipe: Recipe) -> None:
                 prove(recipe, best, changed, recipe.variant_seeds, "variants", takeovers[best])
     if recipe.stage in ("all", "report"):
         settings = json.loads(json.dumps(asdict(recipe), default=str)) | {"out": "runs", "tasks": recipe.tasks}
-        write_results(recipe.results or RESULTS[recipe.suite], recipe.folder, settings, recipe.strengths)
+        write_results(recipe.figures, recipe.folder, settings, recipe.strengths)
 
 
 def prove_recovery(recipe: Recipe, name: str, minutes: Minutes) -> TakeoverOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ def diagnosis(by_policy: Mapping[str, Mapping[str, Any]]) -> str:
 
 def known(figures: Mapping[str, Any], name: str) -> str:
     """A figure, with its interval over layouts where it has one."""
+    if math.isnan(figures[name]):
+        return "–"  # nothing to judge
     low, high = figures.get("intervals", {}).get(name, (None, None))
     return rate(figures[name]) + (f" [{rate(low)}, {rate(high)}]" if low is not None else "")
 

@@ -107,9 +107,12 @@ def test_what_is_asked_once_a_moment_is_that_moments(env):
 
     assert_present()
     start = env.snapshot()
+    assert_present()
     for _ in range(40):
         env.step(env.expert())
         assert_present()
+    env.snapshot()
+    assert_present()
     env.restore(start)
     assert_present()
     env.reset(seed=4)

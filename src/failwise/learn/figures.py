@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = tuple[str, str]
+FEW = 10  # layouts below which a bootstrap says little
+SAME = 1e-9
 TYPES = {  # FailSafe's, of modes that it does not tell apart: a pose is displaced, or a command is not executed
     "misaligned_grasp": "translation",
     "wrong_goal": "translation",
@@ -60,7 +62,8 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """95% intervals of ``binary``, ``kind``, ``type`` and ``cosine``: the moments of a layout are drawn together.
 
-    Percentiles of 2,000 bootstrap samples of layouts. A figure that some sample leaves undefined has none.
+    Percentiles of 2,000 bootstrap samples of layouts. A figure has none where fewer than ``FEW`` layouts have a say in
+    it, where some sample leaves it undefined, or where all samples agree: the bootstrap knows nothing there.
 
     Args:
         layouts: int (M,), the layout of each moment, from 0 on.
@@ -73,7 +76,7 @@ def intervals(
         verified_K7: see there.
     """
     n = int(layouts.max()) + 1 if len(layouts) else 0
-    if n < 2:
+    if n < FEW:
         return {}
     right, alike = _named_right(called, kinds, named)
 
@@ -93,12 +96,15 @@ def intervals(
     times_Bn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2000)  # how often each layout is drawn
     out = {}
     for name, sums in shares.items():
+        if min(int((of > 0).sum()) for of in sums[1::2]) < FEW:
+            continue
         drawn = [times_Bn @ each for each in sums]
         with np.errstate(invalid="ignore", divide="ignore"):
             sample_B = np.mean([count / of for count, of in zip(drawn[::2], drawn[1::2], strict=True)], axis=0)
         if np.isfinite(sample_B).all():
-            low, high = np.percentile(sample_B, [2.5, 97.5])
-            out[name] = (float(low), float(high))
+            low, high = map(float, np.percentile(sample_B, [2.5, 97.5]))
+            if high - low > SAME:
+                out[name] = (low, high)
     return out
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ def train_recovery(
         folder: what ``failwise generate`` made.
         options: how.
         kept: folder that keeps the features of each episode and how far the training is, so that one that was stopped
-            goes on.
+            goes on. Whoever has the actor may remove it.
 
     Raises:
         DataError: no pictures, no failures, no verified corrections, or no layout left to hold out.
@@ -184,7 +183,7 @@ def _fit(
     network = Ensemble([Recurrent(*sizes) for _ in range(options.members)]).train()
     optimiser = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     chances = _chances(learned, options.own_share)
-    about = _about(learned, frames, options)
+    about = _about(learned, lesson, frames, options)
     folder = kept / f"training-{_digest(about)}" if kept else None
     start = resume_training(folder, network.state_dict(), optimiser, about)[0] if folder else 0
     with TrainingProgress(options.steps, start, "recovery", quiet=False) as progress:
@@ -205,19 +204,22 @@ def _fit(
                 losses.append(loss.item())
             optimiser.step()
             progress.update(step, float(np.mean(losses)), learning_rate=rate)
-            if folder and step % SAVE_EVERY == 0:
+            if folder and (step % SAVE_EVERY == 0 or step == options.steps):
                 save_training(folder, network.state_dict(), optimiser, about, step, losses[0])
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
     return network.eval()
 
 
-def _about(learned: Sequence[Labelled], frames: Sequence[Tensor], options: RecoveryTraining) -> dict[str, Any]:
+def _about(
+    learned: Sequence[Labelled], lesson: Lesson, frames: Sequence[Tensor], options: RecoveryTraining
+) -> dict[str, Any]:
     """What decides where a training ends: how, and on what."""
     how = {k: v for k, v in asdict(options).items() if k != "acting"}
     sums = [round(float(part.double().abs().sum()), 3) for part in frames]
-    what = [[e.env_id, e.seed, len(e), int(e.failing.sum()), int(e.kind.sum())] for e in learned]
-    return {**how, "learned": what, "features": sums}
+    what = []
+    for e in learned:
+        labels = (e.judged, e.failing, e.stage, e.kind, np.abs(np.nan_to_num(e.delta)))
+        what.append([e.env_id, e.seed, e.own, *(round(float(label.sum()), 3) for label in labels)])
+    return {**how, "stages": lesson.stages, "kinds": lesson.kinds, "learned": what, "features": sums}
 
 
 def _digest(about: dict[str, Any]) -> str:

@@ -184,6 +184,10 @@ class CompactAdvisor:
 
         try:
             about = json.loads((folder / "recovery.json").read_text(encoding="utf-8"))
+            if str(about["format"]).startswith(FORMAT[:-1]) and about["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{folder} is a recovery actor of another version ({about['format']}, not {FORMAT}); train it anew"
+                )
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r}, expected {FORMAT!r}")
             arrays = load_file(folder / "recovery.safetensors")

@@ -34,6 +34,7 @@ from failwise.errors import EpisodeError, SetupError, UnknownNameError
 from failwise.types import HAND_AXES, EnvSpec, Observation
 
 if TYPE_CHECKING:
+    from failwise.envs.maniskill.expert import Pose
     from failwise.envs.maniskill.simulator import Simulator
 
 CONTROL_HZ = 20.0
@@ -130,7 +131,7 @@ class ManiSkillEnv:
         )
         self._steps = 0
         self._version = 0  # counts every change of the simulation: pictures of an older one are stale
-        self._hand: tuple[int, NDArray[np.float64]] | None = None  # version and pose
+        self._hand: tuple[Pose, NDArray[np.float64]] | None = None  # as the simulator tells it, and as we do
         self._instruction = self.spec.instruction
 
     def reset(
@@ -178,10 +179,10 @@ class ManiSkillEnv:
 
     def hand(self) -> NDArray[np.float64]:
         """Where the hand is, (6,): metres in the robot's base frame, then roll, pitch, yaw away from fingers-down."""
-        if self._hand is None or self._hand[0] != self._version:
-            pose = self._world.hand
+        pose = self._world.hand  # the same array as long as nothing was done to the simulation
+        if self._hand is None or self._hand[0] is not pose:
             turn = Rotation.from_matrix(pose[:3, :3] @ HOME.T).as_euler("xyz")
-            self._hand = self._version, np.concatenate([pose[:3, 3], turn])
+            self._hand = pose, np.concatenate([pose[:3, 3], turn])
         return self._hand[1].copy()
 
     def nudge(self, error_6: NDArray[Any]) -> NDArray[np.float32]:
