@@ -32,7 +32,10 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
         "minutes": read(minutes),
         "settings": read(asked)["settings"],
         "failures": yields(read_attempts(out / "failures")),
-        "diagnosis": {name: read(out / f"recovery-{name}" / "recovery.json")["notes"] for name in arms},
+        "diagnosis": {
+            path.parent.name.removeprefix("recovery-"): read(path)["notes"]
+            for path in sorted(out.glob("recovery-*/recovery.json"), reverse=True)  # the weak one first
+        },
         "arms": [name for arm in arms for name in (arm, recovered_arm(arm))],
         "takeovers": validation(out / "validation"),
         "chosen": read(out / "chosen.json"),
