@@ -13,7 +13,7 @@ from recovery_picture import draw
 
 SUITES = {
     "failsafe.json": "ManiSkill3",
-    "failsafe_more.json": "ManiSkill3 with four times the failures",
+    "failsafe_more.json": "ManiSkill3, three times the failures",
     "failsafe_metaworld.json": "Meta-World",
 }
 PAPER = {"binary": 0.909, "kind": 0.837, "cosine": 0.652}
@@ -42,7 +42,7 @@ def write_recovery(page: Path, folder: Path, notes: Path) -> None:
     for name, suite in SUITES.items():
         if (folder / name).is_file():
             results = json.loads((folder / name).read_text(encoding="utf-8"))
-            picture = page.parent / "images" / f"recovery_{suite.lower().replace(' ', '_')}.png"
+            picture = page.parent / "images" / f"{Path(name).stem}.png"
             draw(picture, suite, results["comparison"])
             parts += suite_parts(suite, name, results, f"images/{picture.name}")
     if notes.is_file():

@@ -33,7 +33,12 @@ def draw(path: Path, suite: str, comparisons: Mapping[str, Mapping[str, Any]]) -
     width = sum(len(c["seeds"]) + 1 for c in comparisons.values())
     shares = [len(c["seeds"]) + 1 for c in comparisons.values()]
     figure, panels = plt.subplots(
-        1, len(comparisons), figsize=(1.5 + 1.25 * width, 3.6), sharey=True, squeeze=False, width_ratios=shares
+        1,
+        len(comparisons),
+        figsize=(max(9.0, 1.5 + 1.25 * width), 3.6),
+        sharey=True,
+        squeeze=False,
+        width_ratios=shares,
     )
     for panel, (policy, comparison) in zip(panels[0], comparisons.items(), strict=True):
         tasks = [*comparison["seeds"], "all"]
