@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Kind = tuple[str, str]
 FEW = 10  # layouts below which a bootstrap says little
-SAME = 1e-9
+SAME = 1e-9  # between percentiles of samples that all agree, but for rounding
 TYPES = {  # FailSafe's, of modes that it does not tell apart: a pose is displaced, or a command is not executed
     "misaligned_grasp": "translation",
     "wrong_goal": "translation",
@@ -68,12 +68,12 @@ def intervals(
     Args:
         layouts: int (M,), the layout of each moment, from 0 on.
         of_moves: int (K,), that of each verified move.
-        failing: as for ``figures``, and so are called, kinds, named, advised_K7 and verified_K7.
-        called: see there.
-        kinds: see there.
-        named: see there.
-        advised_K7: see there.
-        verified_K7: see there.
+        failing: bool (M,), whether they fail.
+        called: bool (M,), whether the actor says so.
+        kinds: M times mode and axis.
+        named: M times those that the actor names.
+        advised_K7: moves, as for ``figures``.
+        verified_K7: those that were seen to work.
     """
     n = int(layouts.max()) + 1 if len(layouts) else 0
     if n < FEW:
@@ -92,7 +92,6 @@ def intervals(
         "type": (per_layout(layouts, failing & alike), bad),
         "cosine": (per_layout(of_moves, cosines), per_layout(of_moves, np.ones(len(cosines)))),
     }
-
     times_Bn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2000)  # how often each layout is drawn
     out = {}
     for name, sums in shares.items():
