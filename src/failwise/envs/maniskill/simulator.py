@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.maniskill.driving import Drive, grips
 from failwise.envs.maniskill.variants import PLAIN, Variant, cylinders_for_cubes
 from failwise.envs.maniskill.vulkan import REMEDY, choose_driver
 from failwise.errors import MissingDependencyError
@@ -54,9 +55,12 @@ class Simulator:
         self._held: set[str] = set()
         self._fresh = False  # whether the renderer has the present poses
         self._poses: dict[str, Pose] = {}  # of the hand and of things, at this moment
-        self._grasps: dict[Any, Any] = {}  # what upstream said of each grasp, at this moment
+        self._grasps: dict[Any, bool] = {}  # whether each thing is grasped, at this moment
+        self._touching: list[Any] | None = None  # contacts, at this moment
         self._things = [actor for actor in self._env.scene.actors.values() if actor.px_body_type == "dynamic"]
         self._bodies = [body for body in self._env.scene.sub_scenes[0].entities if _is_physical(body)]
+        agent = self._env.agent
+        self._drive = Drive(agent) if Drive.drives(agent) else None  # None: upstream's own way
         self._judge_grasps_once()
         if simple_visuals:
             from failwise.envs.maniskill.visuals import simplify
@@ -91,9 +95,21 @@ class Simulator:
     def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
         """Apply an action (7,). Returns reward and success."""
         self._changed()
-        _, reward, _, _, info = self._env.step(action)
+        reward, info = self._driven(action) if self._drive else self._env.step(action)[1::3]
         self._held = {thing.name for thing in self._things if self._grips(thing)}
         return float(reward), bool(info["success"])
+
+    def _driven(self, action: NDArray[np.float32]) -> tuple[Any, Mapping[str, Any]]:
+        """What upstream's step does, without its tensors of one row."""
+        import torch
+
+        env = self._env
+        self._drive(action)
+        for _ in range(env._sim_steps_per_control):
+            env.scene.step()
+        env._elapsed_steps += 1
+        info = env.get_info()
+        return env.get_reward(obs={}, action=torch.from_numpy(action)[None], info=info), info
 
     def picture(self, camera: str) -> NDArray[np.uint8]:
         """What a camera sees now, uint8 (h, w, 3)."""
@@ -127,6 +143,7 @@ class Simulator:
         self._fresh = False
         self._poses.clear()
         self._grasps.clear()
+        self._touching = None
 
     def _pose_of(self, name: str, ask: Callable[[], Any]) -> Pose:
         """A pose, asked for once a moment: who acts, watches and records all ask, and each time costs 0.2 ms."""
@@ -138,13 +155,19 @@ class Simulator:
 
     def _judge_grasps_once(self) -> None:
         """Have each grasp judged once a moment: success, reward and we ask, and each time costs 0.7 ms."""
-        judge = self._env.agent.is_grasping
+        import torch
 
-        def is_grasping(thing: Any, *limits: float, **named: float) -> Any:
-            key = (thing.name, limits, *named.items())
+        agent, upstream = self._env.agent, self._env.agent.is_grasping
+
+        def is_grasping(thing: Any, min_force: float = 0.5, max_angle: float = 85) -> Any:
+            key = (thing.name, min_force, max_angle)
             if key not in self._grasps:
-                self._grasps[key] = judge(thing, *limits, **named)
-            return self._grasps[key].clone()
+                self._grasps[key] = bool(
+                    grips(agent, thing, self._contacts(), self._env.scene.px.timestep, min_force, max_angle)
+                    if self._drive
+                    else upstream(thing, min_force, max_angle)
+                )
+            return torch.tensor([self._grasps[key]])
 
         self._env.agent.is_grasping = is_grasping
 
@@ -211,10 +234,14 @@ class Simulator:
         pairs = ({body.entity for body in contact.bodies} for contact in self._near())
         return any(thing._objs[0] in pair and pair & fingers for pair in pairs)
 
+    def _contacts(self) -> list[Any]:
+        if self._touching is None:
+            self._touching = list(self._env.scene.px.get_contacts())
+        return self._touching
+
     def _near(self) -> list[Any]:
         """Contacts of things that touch; those that the solver only expects are left out."""
-        contacts = self._env.scene.px.get_contacts()
-        return [c for c in contacts if min((p.separation for p in c.points), default=np.inf) < _TOUCH_M]
+        return [c for c in self._contacts() if min((p.separation for p in c.points), default=np.inf) < _TOUCH_M]
 
     def _settle(self, place: Callable[[], object]) -> None:
         """Put everything somewhere so that what follows does not depend on what came before.
