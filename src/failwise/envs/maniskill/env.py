@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from failwise.envs.given import checked_action, seed_or_random
 from failwise.envs.lazy import LazyImages
 from failwise.envs.maniskill.expert import HOME, OPEN, Stage, servo
+from failwise.envs.maniskill.rotations import from_angles, to_angles
 from failwise.envs.maniskill.tasks import TASKS as _TASKS
 from failwise.envs.maniskill.variants import CUBES, PLAIN, VARIANTS
 from failwise.errors import EpisodeError, SetupError, UnknownNameError
@@ -181,7 +181,7 @@ class ManiSkillEnv:
         """Where the hand is, (6,): metres in the robot's base frame, then roll, pitch, yaw away from fingers-down."""
         pose = self._world.hand  # the same array as long as nothing was done to the simulation
         if self._hand is None or self._hand[0] is not pose:
-            turn = Rotation.from_matrix(pose[:3, :3] @ HOME.T).as_euler("xyz")
+            turn = to_angles(pose[:3, :3] @ HOME.T)
             self._hand = pose, np.concatenate([pose[:3, 3], turn])
         return self._hand[1].copy()
 
@@ -192,7 +192,7 @@ class ManiSkillEnv:
             return np.zeros(7, np.float32)
         wanted = self.hand() + error
         pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", wanted[3:]).as_matrix() @ HOME, wanted[:3]
+        pose[:3, :3], pose[:3, 3] = from_angles(wanted[3:]) @ HOME, wanted[:3]
         action = servo(self._world.hand, Stage(pose, OPEN))
         action[self.gripper[0]] = 0.0
         return np.clip(action, -1.0, 1.0)

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
+
+from failwise.envs.maniskill.rotations import about_z, to_rotvec
 
 Pose = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ class Stage:
 def servo(hand: Pose, stage: Stage) -> NDArray[np.float32]:
     """The action (7,) that moves the hand towards a stage, as far as one step can."""
     motion = (stage.pose[:3, 3] - hand[:3, 3]) * _GAIN / ACTION_M
-    turn = Rotation.from_matrix(stage.pose[:3, :3] @ hand[:3, :3].T).as_rotvec() * _GAIN / ACTION_RAD
+    turn = to_rotvec(stage.pose[:3, :3] @ hand[:3, :3].T) * _GAIN / ACTION_RAD
     motion *= stage.speed / max(stage.speed, float(np.abs(motion).max()))
     turn /= max(1.0, float(np.linalg.norm(turn)))
     return np.concatenate([motion, turn, [stage.fingers]]).astype(np.float32)
@@ -87,7 +88,7 @@ def along(pose: Pose, x: float = 0.0, z: float = 0.0) -> Pose:
 
 def from_above(position: NDArray[np.float64], yaw: float) -> Pose:
     """The hand at a position, fingers down, turned by ``yaw`` about the vertical."""
-    return pose_at(position, Rotation.from_euler("z", yaw).as_matrix() @ HOME)
+    return pose_at(position, about_z(yaw) @ HOME)
 
 
 def yaw_of(pose: Pose) -> float:
@@ -97,7 +98,7 @@ def yaw_of(pose: Pose) -> float:
 
 def angle_between(one: Pose, other: Pose) -> float:
     """The angle of the rotation between two poses."""
-    return float(Rotation.from_matrix(one[:3, :3].T @ other[:3, :3]).magnitude())
+    return float(np.linalg.norm(to_rotvec(one[:3, :3].T @ other[:3, :3])))
 
 
 def cube_grasp(world: World, name: str, neighbours: Sequence[str] = (), forward: float | None = None) -> Pose:
@@ -154,7 +155,7 @@ def put(world: World, name: str, spot: NDArray[np.float64], turn: float = 0.0) -
     """Carry a held thing above a spot, turned by ``turn`` about the vertical, and lower it."""
     thing = world.pose(name)
     offset = spot - thing[:3, 3]
-    rotation = Rotation.from_euler("z", turn).as_matrix() @ thing[:3, :3]
+    rotation = about_z(turn) @ thing[:3, :3]
     if np.linalg.norm(offset[:2]) < 0.006 and abs(turn) < 0.1:
         return carry(world, name, pose_at(spot, rotation), 0.5)
     far = float(np.linalg.norm(offset[:2])) > 0.015

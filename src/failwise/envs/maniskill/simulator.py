@@ -57,6 +57,7 @@ class Simulator:
         self._poses: dict[str, Pose] = {}  # of the hand and of things, at this moment
         self._grasps: dict[Any, bool] = {}  # whether each thing is grasped, at this moment
         self._touching: list[Any] | None = None  # contacts, at this moment
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of a snapshot's arrays
         self._things = [actor for actor in self._env.scene.actors.values() if actor.px_body_type == "dynamic"]
         self._bodies = [body for body in self._env.scene.sub_scenes[0].entities if _is_physical(body)]
         agent = self._env.agent
@@ -129,8 +130,9 @@ class Simulator:
 
     def fits(self, snapshot: Mapping[str, NDArray[Any]]) -> bool:
         """Whether a snapshot has the arrays of this task."""
-        mine = self.peek()
-        return all(name in snapshot and snapshot[name].shape == array.shape for name, array in mine.items())
+        if not self._shapes:
+            self._shapes = {name: array.shape for name, array in self.peek().items()}
+        return all(name in snapshot and snapshot[name].shape == shape for name, shape in self._shapes.items())
 
     def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a snapshot."""
