@@ -1,5 +1,6 @@
 """Failures on purpose: they really fail, their recoveries really work, and nothing is lost or made twice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +118,34 @@ def test_the_store_is_sound_and_the_counts_add_up(made: Path) -> None:
     assert sum(
         n["kept"] + n["unmended"] + n["harmless"] + n["no_plan"] + n["inapplicable"] + n["error"] for _, n in rows
     )
-    assert len({(a.cell, a.seed) for a in attempts}) == len(attempts), "no attempt is made twice"
+    assert len({(a.cell, a.seed, a.draw) for a in attempts}) == len(attempts), "no attempt is made twice"
     kept = [m for m in EpisodeStore(made / EPISODES).metas() if m.arm != "plan"]
     assert len(kept) == sum(a.result in ("kept", "unmended") for a in attempts)
+
+
+def test_another_change_is_drawn_where_one_did_no_harm(tmp_path: Path) -> None:
+    cells = cells_of(make("push"), requests("translation", "noop", "wrong_sequence", episodes=6))
+    attempts = generate(cells, tmp_path / "thrice", OPTIONS)
+    layouts: dict[tuple[str, int], list[str]] = {}
+    for attempt in attempts:
+        layouts.setdefault((attempt.cell, attempt.seed), []).append(attempt.result)
+        assert attempt.draw == len(layouts[attempt.cell, attempt.seed]) - 1
+    assert all(result == "harmless" for results in layouts.values() for result in results[:-1])
+    assert any(len(results) > 1 and results[-1] == "kept" for results in layouts.values())
+    assert max(map(len, layouts.values())) <= OPTIONS.draws
+    assert all(len(results) == 1 for (cell, _), results in layouts.items() if cell.startswith("wrong_sequence"))
+
+    by_name = {cell.name: cell for cell in cells}
+    numbers = {(a.cell, a.seed): a.draw for a in attempts if a.result == "kept"}
+    failed = [m for m in EpisodeStore(tmp_path / "thrice" / EPISODES).metas() if m.arm != "plan"]
+    for meta in failed:
+        again = failures.drawn_again(by_name[meta.arm], meta.env_seed, numbers[meta.arm, meta.env_seed])
+        assert meta.extra["perturbation"] == again.model_dump(mode="json")
+
+    once = generate(cells, tmp_path / "once", replace(OPTIONS, draws=1))
+    assert len({(a.cell, a.seed) for a in once}) == len(once)
+    same = {(a.cell, a.seed) for a in once} & set(layouts)
+    assert {(a.cell, a.seed): a.result for a in once if (a.cell, a.seed) in same} == {k: layouts[k][0] for k in same}
 
 
 def test_a_stopped_run_goes_on_to_the_same_record(made: Path, tmp_path: Path) -> None:
@@ -179,7 +205,7 @@ def test_a_recovery_that_was_not_seen_to_work_is_none(tmp_path: Path, monkeypatc
     attempts = generate(cells_of(env, requests("noop")), tmp_path, OPTIONS)
     assert {a.result for a in attempts} == {"unmended", "harmless"}
     assert len(EpisodeStore(tmp_path / RECOVERIES)) == 0
-    assert len(attempts) == 4 * OPTIONS.patience, "it gives up when its patience is used up"
+    assert len({(a.cell, a.seed) for a in attempts}) == 4 * OPTIONS.patience, "it gives up when its patience is used up"
 
 
 def test_a_cell_that_never_gives_a_failure_is_left_early_and_one_that_does_is_not(

@@ -47,7 +47,9 @@ class Generate:
     look_every: int = 2
     """Record a picture every so many steps of what is kept; 0: none."""
     patience: int = 6
-    """Attempts for each failure wanted, after which a cell is left as it is; twice as many in all where none fails."""
+    """Layouts for each failure wanted, after which a cell is left as it is; twice as many in all where none fails."""
+    draws: int = 3
+    """Perturbations of one layout, at most, until one fails."""
     offset: int = 0
     """Skip so many of the layouts that are reserved for failures on purpose: held-out ones take another offset."""
     workers: int = 2
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     asked = parse(Generate, argv, "generate")
     for name, value, least in (
         ("--episodes", asked.episodes, 1), ("--corrections", asked.corrections, 1), ("--patience", asked.patience, 1),
+        ("--draws", asked.draws, 1),
         ("--look-every", asked.look_every, 0), ("--offset", asked.offset, 0), ("--workers", asked.workers, 1),
     ):  # fmt: skip
         if value < least:
@@ -84,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     writable_folder(asked.out)
     options = GenerateOptions(
         corrections=asked.corrections, look_every=asked.look_every, patience=asked.patience, offset=asked.offset,
-        workers=asked.workers,
+        draws=asked.draws, workers=asked.workers,
     )  # fmt: skip
     attempts = generate(cells, asked.out, options)
     rows = coverage(cells, attempts)

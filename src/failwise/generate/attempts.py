@@ -21,7 +21,8 @@ class Attempt(BaseModel):
     """What came of one perturbation of one layout.
 
     Attributes:
-        env_id, cell, seed: which. corrections: how many were verified. error: one line.
+        env_id, cell, seed: which. draw: number of the perturbation among those of this layout, from 0.
+        corrections: how many were verified. error: one line.
         policy: whose own failure it was, arm and checkpoint; "" for one made on purpose.
         result: "kept" failed, and has a verified recovery; "unmended" failed, and none was found; "harmless" succeeded
             all the same; "inapplicable" where the plan has no such stage, or nothing to change in it; "no_plan" where
@@ -32,6 +33,7 @@ class Attempt(BaseModel):
     env_id: str
     cell: str
     seed: int
+    draw: int = 0
     result: Result
     corrections: int = 0
     error: str = ""

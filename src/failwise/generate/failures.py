@@ -1,7 +1,8 @@
 """Failures on purpose: an expert's plan with one thing changed, kept if it fails, with verified ways out of it.
 
-One attempt is one perturbation of one layout. Whatever comes of it is written down, one line in ``attempts.jsonl``, so
-that the same command goes on where it was stopped, and the yield of every mode is known.
+One attempt is one perturbation of one layout; where it does no harm, another is drawn for the same plan, a few times.
+Whatever comes of each is written down, one line in ``attempts.jsonl``, so that the same command goes on where it was
+stopped, and the yield of every mode is known.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from failwise.generate.attempts import Attempt, Result, append, read_attempts
 from failwise.generate.cells import Cell
 from failwise.generate.mending import EPISODES, RECOVERIES, Failed, GenerateOptions, mend
 from failwise.generate.modes import MODES, Perturbation, perturb
-from failwise.generate.plan import execute, expert_arm, make_plan, stages_of
+from failwise.generate.plan import Plan, Script, execute, expert_arm, make_plan, stages_of
 from failwise.generate.recording import Told
 from failwise.rollout.collecting import environment, make_executor
 from failwise.seeds import GENERATE, WIDTH
 from failwise.store import EpisodeStore
 from failwise.types import Actor, FailureEvent
 
-HOPELESS = 2  # times the patience: attempts at a cell that has given no failure at all, at most
+HOPELESS = 2  # times the patience: layouts of a cell that has given no failure at all, at most
 SLOTS = 97  # cells whose layouts are interleaved
 
 
 @dataclass(frozen=True)
 class AttemptItem:
-    """One perturbation of one layout, to be tried."""
+    """One layout of a cell, to be perturbed until it fails."""
 
     cell: Cell
     seed: int
@@ -73,11 +74,10 @@ def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None =
             while items := _due(cells, done, options):
                 for result in pool.map(task, items):
                     if isinstance(result, WorkerFailure):
-                        result = _attempt(result.item, "error", error=f"worker lost: {result.reason}")
-                    append(out, [result])
-                    done.append(result)
-                    if result.result == "kept":
-                        yield result
+                        result = [_attempt(result.item, "error", error=f"worker lost: {result.reason}")]
+                    append(out, result)
+                    done.extend(result)
+                    yield from (attempt for attempt in result if attempt.result == "kept")
 
         before = sum(_have(c, done) for c in cells)
         for _ in track(attempts(), total=wanted, done=before, title="failures", outcomes=False):
@@ -86,24 +86,33 @@ def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None =
     return [a for a in done if (a.env_id, a.cell) in names]
 
 
-def make_failure(item: AttemptItem, out: str, options: GenerateOptions) -> Attempt:
-    """Plan, perturb, execute; where it fails, search ways out, and record everything."""
-    cell = item.cell
-    env = expert_arm(environment(cell.env_id))
+def make_failure(item: AttemptItem, out: str, options: GenerateOptions) -> list[Attempt]:
+    """Plan, then perturb and execute until it fails; search ways out of that, and record everything."""
+    env = expert_arm(environment(item.cell.env_id))
+    attempts: list[Attempt] = []
     try:
-        result, corrections = _make_failure(env, cell, item.seed, out, options)
+        plan = make_plan(env, item.seed, env.spec.instruction)
+        if plan is None:
+            return [_attempt(item, "no_plan")]
+        random, before = random_of(item.cell, item.seed), Script.of(plan)
+        while len(attempts) < options.draws and all(attempt.result == "harmless" for attempt in attempts):
+            perturbation = draw(item.cell, random)
+            script = perturb(plan, perturbation)
+            if attempts and script is not None and script.same_as(before):
+                break  # a mode without size or moment does the same each time
+            result, corrections = _executed(env, item, plan, perturbation, script, random, out, options)
+            attempts.append(_attempt(item, result, corrections, number=len(attempts)))
+            before = script or before
     except EpisodeError as error:
-        return _attempt(item, "error", error=str(error))
-    return _attempt(item, result, corrections)
+        attempts.append(_attempt(item, "error", number=len(attempts), error=str(error)))
+    return attempts
 
 
-def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options: GenerateOptions) -> tuple[Result, int]:
-    plan = make_plan(env, seed, env.spec.instruction)
-    if plan is None:
-        return "no_plan", 0
-    random = random_of(cell, seed)
-    perturbation = draw(cell, random)
-    script = perturb(plan, perturbation)
+def _executed(
+    env: ArmEnvironment, item: AttemptItem, plan: Plan, perturbation: Perturbation, script: Script | None,
+    random: np.random.Generator, out: str, options: GenerateOptions,
+) -> tuple[Result, int]:  # fmt: skip
+    cell = item.cell
     if script is None:
         return "inapplicable", 0
     run = execute(env, plan, script)
@@ -114,7 +123,7 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
     failed = Failed(
         run=run,
         arm=cell.name,
-        told=Told(env.spec.instruction, seed),
+        told=Told(env.spec.instruction, item.seed),
         actors=[Actor.EXPERT if t < script.onset else Actor.PERTURBATION for t in range(len(run))],
         event=FailureEvent(
             mode=cell.mode, stage=cell.stage, onset_step=onset, source="injected",
@@ -129,8 +138,14 @@ def _make_failure(env: ArmEnvironment, cell: Cell, seed: int, out: str, options:
 
 
 def random_of(cell: Cell, seed: int) -> np.random.Generator:
-    """What is random about one attempt: the perturbation of any attempt, harmless ones too, can be drawn again."""
+    """What is random about the attempts at one layout."""
     return np.random.default_rng([seed, crc32(cell.name.encode())])
+
+
+def drawn_again(cell: Cell, seed: int, number: int) -> Perturbation:
+    """The perturbation of any attempt, harmless ones too. ``number``: among those of the layout."""
+    random = random_of(cell, seed)
+    return [draw(cell, random) for _ in range(number + 1)][-1]
 
 
 def draw(cell: Cell, random: np.random.Generator) -> Perturbation:
@@ -145,7 +160,7 @@ def draw(cell: Cell, random: np.random.Generator) -> Perturbation:
 
 
 def _due(cells: Sequence[Cell], done: Sequence[Attempt], options: GenerateOptions) -> list[AttemptItem]:
-    """The next attempts: as many for each cell as it lacks, on layouts that it has not tried."""
+    """The next layouts: as many for each cell as it lacks, and that it has not tried."""
     tried: dict[tuple[str, str], set[int]] = {}
     for attempt in done:
         tried.setdefault((attempt.env_id, attempt.cell), set()).add(attempt.seed)
@@ -153,7 +168,7 @@ def _due(cells: Sequence[Cell], done: Sequence[Attempt], options: GenerateOption
     for cell in cells:
         used = tried.get((cell.env_id, cell.name), set())
         have = _have(cell, done)
-        # What never fails hardly ever will: two failures' worth of attempts without one are enough.
+        # What never fails hardly ever will: two failures' worth of layouts without one are enough.
         limit = options.patience * (cell.wanted if have else min(cell.wanted, HOPELESS))
         lacking = min(cell.wanted - have, limit - len(used))
         if lacking > 0:
@@ -180,11 +195,12 @@ def _have(cell: Cell, done: Sequence[Attempt]) -> int:
     return min(mine["kept"], cell.wanted)
 
 
-def _attempt(item: AttemptItem, result: Result, corrections: int = 0, error: str = "") -> Attempt:
+def _attempt(item: AttemptItem, result: Result, corrections: int = 0, number: int = 0, error: str = "") -> Attempt:
     return Attempt(
         env_id=item.cell.env_id,
         cell=item.cell.name,
         seed=item.seed,
+        draw=number,
         result=result,
         corrections=corrections,
         error=error,

@@ -31,7 +31,9 @@ class GenerateOptions:
         spacing: steps between them, the first so many after the onset.
         limit: steps that the expert gets to mend it, at most; where there is a plan, at most twice its length or 60.
         look_every: record a picture every so many steps of what is kept; 0: none.
-        patience: attempts at a cell, for each failure wanted, after which the cell is left as it is; twice as many in
+        draws: perturbations of a layout, at most, until one fails. A plan costs more than what follows from another
+            draw.
+        patience: layouts of a cell, for each failure wanted, after which the cell is left as it is; twice as many in
             all where none of them gave a failure.
         offset: skip so many of the layouts reserved for failures on purpose.
         successes: of a policy's own episodes, record the successful ones as well.
@@ -43,6 +45,7 @@ class GenerateOptions:
     spacing: int = 10
     limit: int = 150
     look_every: int = 2
+    draws: int = 3
     patience: int = 6
     offset: int = 0
     successes: bool = True

@@ -155,7 +155,7 @@ def make_plan(env: ArmEnvironment, seed: int, instruction: str) -> Plan | None:
     """The expert's way on a layout, or None where it does not succeed."""
     observation, _ = env.reset(seed=seed, options={"instruction": instruction})
     beside = {name: np.asarray(env.beside(name)) for name in others_of(env)}  # type: ignore[attr-defined]
-    run = Run.begin(env, observation).proceed(env, env.expert, env.spec.step_limit)
+    run = Run.begin(env, observation, passive=True).proceed(env, env.expert, env.spec.step_limit)
     if run.first_success is None:
         return None
     reached = [name for name in env.spec.conditions if any(held[name] for held in run.conditions)]
@@ -191,6 +191,11 @@ class Script:
         n = len(plan.run)
         actions, hands = np.stack(plan.run.actions), np.stack(plan.run.hands[:n])
         return cls(actions, hands, plan.closing.copy(), np.zeros(n, np.bool_), n, n)
+
+    def same_as(self, other: Script) -> bool:
+        """Whether two scripts command the same."""
+        fields = ("actions", "hands", "closing", "frozen")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in fields)
 
 
 def execute(env: ArmEnvironment, plan: Plan, script: Script) -> Run:

@@ -103,8 +103,12 @@ def grips(agent: Any, thing: Any, contacts: Sequence[Any], timestep: float, forc
     """Whether both fingers press on a thing, each from its side: ``Panda.is_grasping``.
 
     Args:
-        agent: upstream's. thing: upstream's actor. contacts: all of this moment. timestep: seconds.
-        force: newtons, at least. angle: degrees between a finger's direction and its force, at most.
+        agent: upstream's.
+        thing: upstream's actor.
+        contacts: all of this moment.
+        timestep: seconds.
+        force: newtons, at least.
+        angle: degrees between a finger's direction and its force, at most.
     """
     entity = thing._bodies[0].entity
     touching = [contact for contact in contacts if entity in (contact.bodies[0].entity, contact.bodies[1].entity)]

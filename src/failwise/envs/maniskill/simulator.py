@@ -96,16 +96,16 @@ class Simulator:
     def step(self, action: NDArray[np.float32]) -> tuple[float, bool]:
         """Apply an action (7,). Returns reward and success."""
         self._changed()
-        reward, info = self._driven(action) if self._drive else self._env.step(action)[1::3]
+        reward, info = self._driven(self._drive, action) if self._drive else self._env.step(action)[1::3]
         self._held = {thing.name for thing in self._things if self._grips(thing)}
         return float(reward), bool(info["success"])
 
-    def _driven(self, action: NDArray[np.float32]) -> tuple[Any, Mapping[str, Any]]:
+    def _driven(self, drive: Drive, action: NDArray[np.float32]) -> tuple[Any, Mapping[str, Any]]:
         """What upstream's step does, without its tensors of one row."""
         import torch
 
         env = self._env
-        self._drive(action)
+        drive(action)
         for _ in range(env._sim_steps_per_control):
             env.scene.step()
         env._elapsed_steps += 1
@@ -214,12 +214,12 @@ class Simulator:
 
     def peek(self) -> dict[str, NDArray[Any]]:
         """The state as arrays; nothing is touched."""
-        env = self._env
+        env, kept = self._env, self._env.scene.state_dict_registry
         arrays: dict[str, NDArray[Any]] = {
-            f"{group}/{name}": state.cpu().numpy().copy()
-            for group, states in env.get_state_dict().items() if group in ("actors", "articulations")
-            for name, state in states.items()
+            f"actors/{name}": _actor_state(actor)
+            for name, actor in kept.actors.items() if actor.px_body_type != "static"
         }  # fmt: skip
+        arrays |= {f"articulations/{name}": _articulation_state(one) for name, one in kept.articulations.items()}
         arrays["targets"] = env.agent.robot.drive_targets.cpu().numpy().copy()
         arrays["elapsed"] = env.elapsed_steps.cpu().numpy().copy()
         arrays["held"] = np.array([thing.name in self._held for thing in self._things])
@@ -266,6 +266,22 @@ class Simulator:
         place()
         for thing in self._things:  # how soon each falls asleep it carries along
             thing._objs[0].find_component_by_type(sapien.physx.PhysxRigidDynamicComponent).wake_up()
+
+
+def _actor_state(actor: Any) -> NDArray[np.float32]:
+    """As upstream's ``get_state`` of an actor, (1, 13): position, quaternion, and the two velocities."""
+    pose, still = actor._objs[0].pose, np.zeros(3, np.float32)
+    body = actor._bodies[0] if actor.px_body_type == "dynamic" else None
+    turning = still if body is None else body.angular_velocity
+    return np.concatenate([pose.p, pose.q, still if body is None else body.linear_velocity, turning])[None]
+
+
+def _articulation_state(articulation: Any) -> NDArray[np.float32]:
+    """As upstream's ``get_state`` of an articulation, (1, 13 + 2 joints): of its root, then joints and their speeds."""
+    joints, root = articulation._objs[0], articulation.root._objs[0]
+    pose = root.entity_pose
+    speeds = root.linear_velocity, root.angular_velocity
+    return np.concatenate([pose.p, pose.q, *speeds, joints.get_qpos(), joints.get_qvel()])[None]
 
 
 def _in_base(pose: Any) -> Pose:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from failwise.generate import MODES, Attempt, Cell, parts_of
-from failwise.generate.failures import draw, random_of
+from failwise.generate.failures import drawn_again
 from failwise.report.on_purpose.made import Made, is_own, kind, mode_rank
 from failwise.report.on_purpose.words import UNITS, correction_of, counted, named
 
@@ -61,12 +61,13 @@ def magnitudes_of(made: Made, env_ids: Sequence[str]) -> list[Histogram]:
         if attempt.env_id not in env_ids or mode not in MODES or not MODES[mode].unit or attempt.result not in RESULTS:
             continue
         cell = cell_of(attempt, made.cells)
-        again = draw(cell, random_of(cell, attempt.seed)).magnitude
-        known = recorded.get((attempt.env_id, attempt.cell, attempt.seed))
-        if known is not None:
+        again = drawn_again(cell, attempt.seed, attempt.draw).magnitude
+        known = None
+        if attempt.result != "harmless":
+            known = recorded.get((attempt.env_id, attempt.cell, attempt.seed))
+            if known is None:
+                continue  # its episode is not there any more
             repeats[mode] = repeats.get(mode, True) and abs(again - known) < 1e-9
-        elif attempt.result != "harmless":
-            continue  # its episode is not there any more
         factor = UNITS.get(MODES[mode].unit, ("", 1.0))[1]
         size = abs(again if known is None else known) * factor
         spans.setdefault(mode, []).extend(factor * bound for bound in cell.magnitude)
