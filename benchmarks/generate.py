@@ -3,15 +3,20 @@
     python benchmarks/generate.py                                  # about three minutes on one core
     python benchmarks/generate.py --env maniskill/PickCube-v1      # in ManiSkill's own environment
 
-The same failures on purpose, mended three ways, one after the other for each failure. An expert's plan and its failed
-execution, which all three need, count for each: for the published procedure once more from the start, without keeping
-states; for ours from the step at which they part.
+The same failures on purpose, mended three ways, one after the other for each failure. An expert's plan and its executions
+with a change until one fails, which all three need, count for each: for the published procedure once more from the
+start, without keeping states; for ours from the step at which they part.
 
     pairs_per_minute           ``failwise generate``: the expert's own way out first, then a pose of the correct way,
                                tried from the simulation's state there
-    replayed_pairs_per_minute  FailSafe's procedure (arXiv 2510.01642), a random pose of the correct way, tried by
-                               playing the episode again from its start; the same number of steps a failure
-    branches_over_replays      the first over the second; target 3
+    replayed_pairs_per_minute  FailSafe's procedure (arXiv 2510.01642) in our environment and with our expert: a random
+                               pose of the correct way, tried by playing the episode again from its start; the same
+                               number of steps a failure
+    branches_over_replays      the first over the second
+    planned_pairs_per_minute   on some tasks of ManiSkill: FailSafe's procedure as its paper describes it, on
+                               ManiSkill's own tools, see planned.py; on the same layouts, with changes of the same
+                               modes, axes and sizes
+    branches_over_planned      the first over that
     published_search_over_ours  seconds a pair of the two searches alone: what branches_over_replays would come to if
                                plans and failed runs cost nothing
     search_over_replayed_search  the same search both times, branching over replaying, without plan and failure:
@@ -41,7 +46,7 @@ from failwise.rollout.collecting import environment
 from failwise.types import Observation
 from figures import announce
 
-MODES = ("translation", "noop", "slip", "early_release")
+MODES = ("translation", "rotation", "noop")  # the paper's
 OPTIONS = GenerateOptions()
 
 
@@ -68,20 +73,40 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - start
 
 
-def attempt(env: ArmEnvironment, cell: Cell, seed: int) -> tuple[Plan, Run, int] | None:
-    """Plan, changed run and its onset; None where there is nothing to change."""
+def attempt(env: ArmEnvironment, cell: Cell, seed: int) -> tuple[Plan, list[Run], int] | None:
+    """Plan, changed runs until one failed, and the last one's onset; None where there is nothing to change."""
     plan = make_plan(env, seed, env.spec.instruction)
-    script = plan and perturb(plan, draw(cell, np.random.default_rng(seed)))
-    if plan is None or script is None:
-        return None
-    run = execute(env, plan, script)
-    return plan, run, min(script.onset, len(run) - 1)
+    random, runs, onset = np.random.default_rng(seed), list[Run](), 0
+    while plan is not None and len(runs) < OPTIONS.draws and all(run.first_success is not None for run in runs):
+        script = perturb(plan, draw(cell, random))
+        if script is None:
+            break
+        runs.append(execute(env, plan, script))
+        onset = min(script.onset, len(runs[-1]) - 1)
+    return (plan, runs, onset) if plan is not None and runs else None
 
 
 def from_the_start(env: ArmEnvironment, runs: Sequence[Run]) -> None:
     """Play some runs from their first state, without keeping states."""
     for run in runs:
         Replaying(env, run).restore(run.snapshots[-1])
+
+
+def planner_of(task: str) -> Callable[[Cell, int], tuple[int, int]] | None:
+    """FailSafe's procedure on ManiSkill's own tools, where upstream has a plan for a task."""
+    from planned import SOLUTIONS, Change, Procedure
+
+    if task not in SOLUTIONS:
+        return None
+    procedure = Procedure(task)
+
+    def pairs(cell: Cell, seed: int) -> tuple[int, int]:
+        random = np.random.default_rng(seed)
+        size = draw(cell, random).magnitude
+        change = Change(cell.mode, cell.axis, size, float(random.random()))
+        return procedure.pairs(seed, change, OPTIONS.corrections, OPTIONS.spacing)
+
+    return pairs
 
 
 def as_published(env: ArmEnvironment, plan: Plan, run: Run, onset: int, limit: int) -> int:
@@ -113,20 +138,27 @@ def mended(env: ArmEnvironment, plan: Plan, run: Run, onset: int) -> dict[str, t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="metaworld/pick-place")
-    parser.add_argument("--failures", type=int, default=12, help="attempts at each of up to four modes")
+    parser.add_argument("--failures", type=int, default=12, help="layouts for each mode")
     arguments = parser.parse_args()
     env = expert_arm(environment(arguments.env))
-    modes = set(MODES) & set(possible_modes(env))  # nothing slips where nothing is held
+    modes = set(MODES) & set(possible_modes(env))  # not every hand turns
+    task = arguments.env.partition("/")[2]
+    planned = planner_of(task) if arguments.env.startswith("maniskill/") else None
     cells = cells_of(env, [Request(mode=mode, episodes=arguments.failures) for mode in MODES if mode in modes])
     failures, pairs = 0, Counter[str]()
     making, searching = Counter[str](), Counter[str]()
     for cell, seed in ((c, s) for c in cells for s in layouts_of(c, max(c.wanted, 1), 0)):
+        if planned is not None:
+            (_, found), spent = timed(partial(planned, cell, seed))
+            pairs["planned"] += found
+            searching["planned"] += spent
         made, spent = timed(partial(attempt, env, cell, seed))
         making.update(dict.fromkeys(("branches", "replayed"), spent))
         if made is None:
             continue
-        plan, run, onset = made
-        making["published"] += timed(partial(from_the_start, env, (plan.run, run)))[1]
+        plan, runs, onset = made
+        run = runs[-1]
+        making["published"] += timed(partial(from_the_start, env, (plan.run, *runs)))[1]
         if run.first_success is None:
             failures += 1
             for way, (found, spent) in mended(env, plan, run, onset).items():
@@ -147,6 +179,11 @@ def main() -> None:
         / (searching["branches"] / pairs["branches"]),
         "search_over_replayed_search": searching["replayed"] / searching["branches"],
     }
+    if planned is not None:
+        figures |= {
+            "planned_pairs_per_minute": rate["planned"],
+            "branches_over_planned": rate["branches"] / rate["planned"],
+        }
     announce("generate", figures, env=arguments.env)
 
 

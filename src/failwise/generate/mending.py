@@ -28,7 +28,7 @@ class GenerateOptions:
         corrections: steps of a failed episode from which ways out are searched, at most.
         tries: poses of the correct way that are tried where the expert's own way out does not lead out. On Meta-World
             1 in 23 did on pick-place, and each that does not costs ``limit`` steps.
-        spacing: steps between them, the first so many after the onset.
+        spacing: steps between them, the first so many after the onset. An expert's plan has 13 to 80.
         limit: steps that the expert gets to mend it, at most; where there is a plan, at most twice its length or 60.
         look_every: record a picture every so many steps of what is kept; 0: none.
         draws: perturbations of a layout, at most, until one fails. A plan costs more than what follows from another
@@ -42,7 +42,7 @@ class GenerateOptions:
 
     corrections: int = 3
     tries: int = 1
-    spacing: int = 10
+    spacing: int = 5
     limit: int = 150
     look_every: int = 2
     draws: int = 3
