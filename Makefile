@@ -59,7 +59,7 @@ $(MANISKILL_VENV)/.installed: pyproject.toml constraints-maniskill.txt scripts/s
 	@touch $@
 
 test-maniskill: maniskill
-	OMP_NUM_THREADS=1 $(MANISKILL_VENV)/bin/python -m pytest -n $(WORKERS) -m maniskill tests/envs/test_maniskill.py
+	OMP_NUM_THREADS=1 $(MANISKILL_VENV)/bin/python -m pytest -n $(WORKERS) -m maniskill tests/envs/test_maniskill.py tests/envs/test_maniskill_driving.py
 
 libero: render-libraries $(LIBERO_VENV)/.installed
 
@@ -94,7 +94,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	@set -e; for benchmark in $(filter-out benchmarks/soak.py benchmarks/dataset.py,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+	@set -e; for benchmark in $(filter-out benchmarks/soak.py benchmarks/dataset.py benchmarks/maniskill_step.py benchmarks/planned.py,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 format: setup
 	$(BIN)/ruff check --fix .

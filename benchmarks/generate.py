@@ -3,9 +3,9 @@
     python benchmarks/generate.py                                  # about three minutes on one core
     python benchmarks/generate.py --env maniskill/PickCube-v1      # in ManiSkill's own environment
 
-The same failures on purpose, mended three ways, one after the other for each failure. An expert's plan and its executions
-with a change until one fails, which all three need, count for each: for the published procedure once more from the
-start, without keeping states; for ours from the step at which they part.
+The same failures on purpose, mended three ways, one after the other for each failure. An expert's plan and its
+executions with a change until one fails, which all three need, count for each: for the published procedure once more
+from the start, without keeping states; for ours from the step at which they part.
 
     pairs_per_minute           ``failwise generate``: the expert's own way out first, then a pose of the correct way,
                                tried from the simulation's state there

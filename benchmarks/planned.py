@@ -3,7 +3,8 @@
 A way there is a few poses, each reached by a planned path of joints, with the gripper opened or closed in between. A
 failure is that way with one pose moved or turned, or with the arm left still instead; a way out is a random pose of the
 undisturbed way, approached from a step of the failed one, and the rest of the way from there. Every try plays the
-episode from its start. What the environment was seen to do is stopped at success.
+episode from its start. Each way ends at success. What the paper leaves open is taken in the procedure's favour: the
+undisturbed way is planned only where a change did harm, and the rest of a way is planned for where things are now.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MOST = 300  # steps of one way
 TURNS = ("roll", "pitch", "yaw")
 
 
-class Over(Exception):
+class EndedError(Exception):
     """The task is done, or takes too long."""
 
 
@@ -72,20 +73,23 @@ class Way:
 
     @property
     def unwrapped(self) -> Any:
+        """Upstream's environment."""
         return self.env.unwrapped
 
     def reset(self, seed: int) -> None:
+        """Begin an episode, unless this way goes on from somewhere."""
         if self.fresh:
             self.env.reset(seed=seed)
 
     def step(self, action: NDArray[Any]) -> Any:
+        """Upstream's step, noted down."""
         result = self.env.step(action)
         self.actions.append(action)
         self.hands.append(self.unwrapped.agent.tcp.pose.sp)
         self.parts.append(self.part)
         self.done = bool(result[4]["success"])
         if self.done or len(self.actions) >= MOST:
-            raise Over
+            raise EndedError
         return result
 
 
@@ -107,6 +111,7 @@ class Planner(PandaArmMotionPlanningSolver):
         return self.env.part < Planner.begin
 
     def move_to_pose_with_screw(self, pose: Any, dry_run: bool = False, refine_steps: int = 0) -> Any:
+        """To a pose, or to where the change leads instead."""
         if dry_run:
             return super().move_to_pose_with_screw(pose, dry_run=True)
         if self._skips():
@@ -115,17 +120,25 @@ class Planner(PandaArmMotionPlanningSolver):
         self.moved += 1
         Planner.most = max(Planner.most, self.moved)
         if change is None or number != int(change.part * Planner.moves):
-            return super().move_to_pose_with_screw(pose, refine_steps=refine_steps)
+            return self._move(pose)
         self.env.onset = len(self.env.actions)
         if change.mode != "noop":
-            return super().move_to_pose_with_screw(change.of(upstream.to_sapien_pose(pose)))
+            return self._move(change.of(upstream.to_sapien_pose(pose)))
         still = np.hstack([self.robot.get_qpos()[0, :7].cpu().numpy(), self.gripper_state])
         return [self.env.step(still) for _ in range(round(change.magnitude))][-1]
 
+    def _move(self, pose: Any) -> Any:
+        try:
+            return super().move_to_pose_with_screw(pose)
+        except UnboundLocalError:  # upstream's, where the hand is there already
+            return None
+
     def open_gripper(self, *args: Any, **options: Any) -> Any:
+        """Unless it comes before what the way begins with."""
         return None if self._skips() else super().open_gripper(*args, **options)
 
     def close_gripper(self, *args: Any, **options: Any) -> Any:
+        """Unless it comes before what the way begins with."""
         return None if self._skips() else super().close_gripper(*args, **options)
 
 
@@ -164,7 +177,7 @@ class Procedure:
         Planner.change, Planner.begin, Planner.closing = change, begin, closing
         try:
             self._solution.solve(way, seed=seed)
-        except Over:
+        except EndedError:
             pass
         except (TypeError, AttributeError, ValueError):  # upstream's, after a pose that cannot be reached
             pass
@@ -183,10 +196,8 @@ class Procedure:
         )
         try:
             mover.move_to_pose_with_screw(right.hands[chosen])
-        except Over:
+        except EndedError:
             return way.done
-        except UnboundLocalError:  # upstream's, where the hand is there already
-            pass
         return self._way(seed, way, None, right.parts[chosen], closing).done
 
     def _play(self, actions: Sequence[NDArray[Any]]) -> None:
