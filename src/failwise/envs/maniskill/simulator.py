@@ -71,17 +71,17 @@ class Simulator:
     @property
     def hand(self) -> Pose:
         """Pose between the fingertips, (4, 4), not to be written to."""
-        return self._pose_of("", lambda: self._env.agent.tcp.pose)
+        return self._pose_of("", lambda: self._env.agent.tcp._objs[0].entity_pose)
 
     @property
     def opening(self) -> float:
         """How far each finger is open on average, 0 to 0.04 m."""
-        return float(self._env.agent.robot.get_qpos()[0, -2:].mean())
+        return float(self._env.agent.robot._objs[0].get_qpos()[-2:].mean())
 
     def pose(self, name: str) -> Pose:
         """Pose of a thing by upstream's name, (4, 4), not to be written to; "socket" is where a charger belongs."""
         env = self._env
-        return self._pose_of(name, lambda: env.goal_pose if name == "socket" else getattr(env, name).pose)
+        return self._pose_of(name, lambda: env.goal_pose.sp if name == "socket" else getattr(env, name)._objs[0].pose)
 
     def holds(self, name: str) -> bool:
         """Whether the fingers held a thing after the last step (in tasks without a grasp: touched it)."""
@@ -148,7 +148,7 @@ class Simulator:
         self._touching = None
 
     def _pose_of(self, name: str, ask: Callable[[], Any]) -> Pose:
-        """A pose, asked for once a moment: who acts, watches and records all ask, and each time costs 0.2 ms."""
+        """A pose, asked for once a moment, as who acts, watches and records all ask; upstream's tensors are left out."""
         if name not in self._poses:
             pose = _in_base(ask())
             pose.setflags(write=False)
@@ -285,7 +285,7 @@ def _articulation_state(articulation: Any) -> NDArray[np.float32]:
 
 
 def _in_base(pose: Any) -> Pose:
-    matrix = np.asarray(pose.sp.to_transformation_matrix(), np.float64)
+    matrix = np.asarray(pose.to_transformation_matrix(), np.float64)
     matrix[0, 3] -= BASE_X_M
     return matrix
 
