@@ -16,7 +16,7 @@ from the start, without keeping states; for ours from the step at which they par
     planned_pairs_per_minute   on some tasks of ManiSkill: FailSafe's procedure as its paper describes it, on
                                ManiSkill's own tools, see planned.py; on the same layouts, with changes of the same
                                modes, axes and sizes
-    branches_over_planned      the first over that
+    branches_over_planned      the first over that; target 3. Intervals of both ratios are over layouts
     published_search_over_ours  seconds a pair of the two searches alone: what branches_over_replays would come to if
                                plans and failed runs cost nothing
     search_over_replayed_search  the same search both times, branching over replaying, without plan and failure:
@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -48,6 +47,7 @@ from figures import announce
 
 MODES = ("translation", "rotation", "noop")  # the paper's
 OPTIONS = GenerateOptions()
+Record = dict[str, NDArray[np.float64]]  # procedure -> pairs, seconds to fail, seconds to mend
 
 
 class Replaying:
@@ -135,6 +135,44 @@ def mended(env: ArmEnvironment, plan: Plan, run: Run, onset: int) -> dict[str, t
     return {name: timed(way) for name, way in ways.items()}
 
 
+def on_layout(
+    env: ArmEnvironment, cell: Cell, seed: int, planned: Callable[[Cell, int], tuple[int, int]] | None
+) -> tuple[bool, Record]:
+    """Whether a layout gave a failure, and what each procedure made of it."""
+    spent: Record = {}
+    if planned is not None:
+        (_, found), searching = timed(partial(planned, cell, seed))
+        spent["planned"] = np.array([found, 0.0, searching])
+    made, making = timed(partial(attempt, env, cell, seed))
+    _, replaying = timed(partial(from_the_start, env, (made[0].run, *made[1]))) if made is not None else (None, making)
+    ways = {"branches": making, "replayed": making, "published": replaying}
+    spent |= {way: np.array([0.0, seconds, 0.0]) for way, seconds in ways.items()}
+    failed = made is not None and made[1][-1].first_success is None
+    if made is not None and failed:
+        for way, (found, searching) in mended(env, made[0], made[1][-1], made[2]).items():
+            spent[way] += (found, 0.0, searching)
+    return failed, spent
+
+
+def interval(records: Sequence[Record], of: Callable[[Mapping[str, NDArray[np.float64]]], float]) -> list[float]:
+    """95% of what a ratio comes to over layouts drawn again."""
+    random, names = np.random.default_rng(0), list(records[0])
+    table = np.array([[record[name] for name in names] for record in records])
+    drawn = [table[random.integers(len(table), size=len(table))].sum(0) for _ in range(2000)]
+    lower, upper = np.percentile([of(dict(zip(names, sums, strict=True))) for sums in drawn], [2.5, 97.5])
+    return [round(float(lower), 3), round(float(upper), 3)]
+
+
+def over(other: str) -> Callable[[Mapping[str, NDArray[np.float64]]], float]:
+    """Pairs a second of ours over those of another procedure."""
+
+    def ratio(sums: Mapping[str, NDArray[np.float64]]) -> float:
+        ours, others = sums["branches"], sums[other]
+        return float(ours[0] / ours[1:].sum() / max(others[0] / others[1:].sum(), 1e-9))
+
+    return ratio
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="metaworld/pick-place")
@@ -145,46 +183,36 @@ def main() -> None:
     task = arguments.env.partition("/")[2]
     planned = planner_of(task) if arguments.env.startswith("maniskill/") else None
     cells = cells_of(env, [Request(mode=mode, episodes=arguments.failures) for mode in MODES if mode in modes])
-    failures, pairs = 0, Counter[str]()
-    making, searching = Counter[str](), Counter[str]()
-    for cell, seed in ((c, s) for c in cells for s in layouts_of(c, max(c.wanted, 1), 0)):
-        if planned is not None:
-            (_, found), spent = timed(partial(planned, cell, seed))
-            pairs["planned"] += found
-            searching["planned"] += spent
-        made, spent = timed(partial(attempt, env, cell, seed))
-        making.update(dict.fromkeys(("branches", "replayed"), spent))
-        if made is None:
-            continue
-        plan, runs, onset = made
-        run = runs[-1]
-        making["published"] += timed(partial(from_the_start, env, (plan.run, *runs)))[1]
-        if run.first_success is None:
-            failures += 1
-            for way, (found, spent) in mended(env, plan, run, onset).items():
-                pairs[way] += found
-                searching[way] += spent
-    print(f"{arguments.env}: {failures} failures, mended at up to {OPTIONS.corrections} steps each:")
-    for way, found in pairs.items():
-        print(f"  {way:12s} {found:4d} pairs, {making[way]:7.1f} s to fail and {searching[way]:7.1f} s to mend")
-    if not (pairs["branches"] and pairs["published"]):
+    layouts = [(cell, seed) for cell in cells for seed in layouts_of(cell, max(cell.wanted, 1), 0)]
+    on_layout(env, *layouts[0], planned)  # whatever is made on first use is there then
+    results = [on_layout(env, cell, seed, planned) for cell, seed in layouts]
+    records = [record for _, record in results]
+    sums = {way: np.sum([record[way] for record in records], axis=0) for way in records[0]}
+    failures = sum(failed for failed, _ in results)
+    print(
+        f"{arguments.env}: {failures} failures on {len(layouts)} layouts, mended at up to {OPTIONS.corrections} steps:"
+    )
+    for way, (found, making, searching) in sums.items():
+        print(f"  {way:12s} {found:4.0f} pairs, {making:7.1f} s to fail and {searching:7.1f} s to mend")
+    if not all(found for found, *_ in sums.values()):
         parser.exit(1, "too few failures to find a way out of any; raise --failures\n")
-    rate = {way: 60 * found / (making[way] + searching[way]) for way, found in pairs.items()}
+    rate = {way: 60 * found / (making + searching) for way, (found, making, searching) in sums.items()}
+    seconds = {way: searching / found for way, (found, _, searching) in sums.items()}
     figures = {
         "pairs_per_minute": rate["branches"],
         "replayed_pairs_per_minute": rate["published"],
-        "branches_over_replays": rate["branches"] / rate["published"],
-        "published_search_over_ours": searching["published"]
-        / pairs["published"]
-        / (searching["branches"] / pairs["branches"]),
-        "search_over_replayed_search": searching["replayed"] / searching["branches"],
+        "branches_over_replays": over("published")(sums),
+        "published_search_over_ours": seconds["published"] / seconds["branches"],
+        "search_over_replayed_search": sums["replayed"][2] / sums["branches"][2],
     }
+    intervals = {"branches_over_replays": interval(records, over("published"))}
     if planned is not None:
         figures |= {
             "planned_pairs_per_minute": rate["planned"],
-            "branches_over_planned": rate["branches"] / rate["planned"],
+            "branches_over_planned": over("planned")(sums),
         }
-    announce("generate", figures, env=arguments.env)
+        intervals["branches_over_planned"] = interval(records, over("planned"))
+    announce("generate", figures, env=arguments.env, failures=failures, intervals=intervals)
 
 
 if __name__ == "__main__":
