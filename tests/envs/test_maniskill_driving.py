@@ -24,7 +24,7 @@ def env(request):
 
 
 def some_actions(env, n):
-    """The expert's, and every third one at random and out of bounds."""
+    """The expert's, and every third one at random, often at the bounds."""
     random = np.random.default_rng(0)
     for k in range(n):
         wild = random.uniform(-1.4, 1.4, 7).astype(np.float32)
@@ -45,6 +45,8 @@ def test_targets_are_upstreams_bit_for_bit(env):
     for action in some_actions(env, 60):
         agent.set_action(torch.from_numpy(action)[None])
         upstreams = targets()
+        for joint in joints:
+            joint.set_drive_target(9.0)
         world._drive(action)
         np.testing.assert_array_equal(targets(), upstreams)
         env.step(action)
@@ -67,6 +69,19 @@ def test_what_happens_is_what_upstreams_own_step_makes_happen(env):
             assert (upstreams, info["conditions"]) == (reward, conditions)
     finally:
         world._drive = drive
+
+
+def test_a_grasp_is_what_upstream_calls_one(env):
+    world, agent = env._world, env._world._env.agent
+    env.reset(seed=4)
+    held = 0
+    for _ in range(90):
+        env.step(env.expert())
+        for thing in world._things:
+            verdict = bool(type(agent).is_grasping(agent, thing))
+            assert bool(agent.is_grasping(thing)) == verdict
+            held += verdict
+    assert held or not world._task.held, "something was grasped, so that both verdicts were seen"
 
 
 def test_a_look_at_the_state_is_upstreams(env):

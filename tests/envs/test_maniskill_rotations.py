@@ -31,6 +31,13 @@ def test_a_rotation_vector_of_nothing_is_nothing() -> None:
     np.testing.assert_array_equal(to_rotvec(np.eye(3)), np.zeros(3))
 
 
+@pytest.mark.parametrize("pitch", [np.pi / 2, -np.pi / 2, np.pi / 2 - 1e-9, np.pi / 2 - 1e-5, -np.pi / 2 + 1e-6])
+def test_angles_at_and_near_the_lock_give_their_matrix_back(pitch: float) -> None:
+    for roll, yaw in ((0.4, 1.1), (-2.0, 0.7), (0.0, -3.0)):
+        there = from_angles(np.array([roll, pitch, yaw]))
+        np.testing.assert_allclose(from_angles(to_angles(there)), there, atol=1e-6)
+
+
 @pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (0.3, -1.2, 2.9), (-3.0, 1.5, -0.1), (np.pi, 0.0, np.pi)])
 def test_angles_give_the_matrix_that_scipy_gives(angles: tuple[float, float, float]) -> None:
     there = from_angles(np.array(angles))

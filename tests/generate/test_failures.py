@@ -1,5 +1,6 @@
 """Failures on purpose: they really fail, their recoveries really work, and nothing is lost or made twice."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from failwise.generate import (
 )
 from failwise.generate.attempts import FILE
 from failwise.generate.failures import EPISODES, RECOVERIES
+from failwise.generate.modes import Perturbation
+from failwise.generate.plan import Plan, Script
 from failwise.seeds import GENERATE
 from failwise.store import EpisodeStore, check
 from failwise.types import Actor, Outcome
@@ -124,16 +127,17 @@ def test_the_store_is_sound_and_the_counts_add_up(made: Path) -> None:
 
 
 def test_another_change_is_drawn_where_one_did_no_harm(tmp_path: Path) -> None:
-    cells = cells_of(make("push"), requests("translation", "noop", "wrong_sequence", episodes=6))
+    cells = cells_of(make("push"), requests("translation", "noop", episodes=6))
     attempts = generate(cells, tmp_path / "thrice", OPTIONS)
     layouts: dict[tuple[str, int], list[str]] = {}
+    draws: dict[tuple[str, int], list[int]] = {}
     for attempt in attempts:
         layouts.setdefault((attempt.cell, attempt.seed), []).append(attempt.result)
-        assert attempt.draw == len(layouts[attempt.cell, attempt.seed]) - 1
+        draws.setdefault((attempt.cell, attempt.seed), []).append(attempt.draw)
+    assert all(numbers[0] == 0 and numbers == sorted(set(numbers)) for numbers in draws.values())
+    assert max(max(numbers) for numbers in draws.values()) < OPTIONS.draws
     assert all(result == "harmless" for results in layouts.values() for result in results[:-1])
     assert any(len(results) > 1 and results[-1] == "kept" for results in layouts.values())
-    assert max(map(len, layouts.values())) <= OPTIONS.draws
-    assert all(len(results) == 1 for (cell, _), results in layouts.items() if cell.startswith("wrong_sequence"))
 
     by_name = {cell.name: cell for cell in cells}
     numbers = {(a.cell, a.seed): a.draw for a in attempts if a.result == "kept"}
@@ -146,6 +150,44 @@ def test_another_change_is_drawn_where_one_did_no_harm(tmp_path: Path) -> None:
     assert len({(a.cell, a.seed) for a in once}) == len(once)
     same = {(a.cell, a.seed) for a in once} & set(layouts)
     assert {(a.cell, a.seed): a.result for a in once if (a.cell, a.seed) in same} == {k: layouts[k][0] for k in same}
+
+
+def test_what_is_the_same_each_time_is_tried_once_a_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "environment", lambda _: make("push"))
+    (cell, *_) = cells_of(make("push"), requests("noop", episodes=3))
+    (seed, *_) = failures.layouts_of(cell, 1, 0)
+    scripts: list[Script] = []
+
+    def same(plan: Plan, _: Perturbation) -> Script:
+        scripts.append(Script.of(plan))
+        return scripts[-1]
+
+    monkeypatch.setattr(failures, "perturb", same)
+    attempts = failures.make_failure(failures.AttemptItem(cell, seed), str(tmp_path), OPTIONS)
+    assert [(a.result, a.draw) for a in attempts] == [("harmless", 0)]
+    assert len(scripts) == OPTIONS.draws
+
+    def other(plan: Plan, _: Perturbation) -> Script:
+        scripts.append(replace(Script.of(plan), hands=scripts[-1].hands + 1e-6))
+        return scripts[-1]
+
+    monkeypatch.setattr(failures, "perturb", other)
+    attempts = failures.make_failure(failures.AttemptItem(cell, seed), str(tmp_path), OPTIONS)
+    assert [(a.result, a.draw) for a in attempts] == [("harmless", n) for n in range(OPTIONS.draws)]
+
+
+def test_a_layout_whose_record_was_cut_off_is_tried_again_from_its_first_draw(tmp_path: Path) -> None:
+    def line(seed: int, number: int, result: str) -> str:
+        return json.dumps(
+            {"env_id": "tiny/push", "cell": "noop.success", "seed": seed, "draw": number, "result": result}
+        )
+
+    whole = [line(1, 0, "harmless"), line(1, 1, "kept")]
+    half = [line(2, 0, "harmless"), line(2, 1, "harmless"), line(2, 2, "kept")[:40]]
+    (tmp_path / FILE).write_text("\n".join([*whole, *half]))
+    assert [(a.seed, a.draw) for a in read_attempts(tmp_path, repair=False)] == [(1, 0), (1, 1)]
+    assert [(a.seed, a.draw) for a in read_attempts(tmp_path)] == [(1, 0), (1, 1)]
+    assert (tmp_path / FILE).read_text() == "\n".join(whole) + "\n"
 
 
 def test_a_stopped_run_goes_on_to_the_same_record(made: Path, tmp_path: Path) -> None:
@@ -214,7 +256,8 @@ def test_a_cell_that_never_gives_a_failure_is_left_early_and_one_that_does_is_no
     monkeypatch.setattr(failures, "environment", lambda _: Helpless("push"))
     (cell, *_) = cells_of(make("push"), requests("noop", episodes=9))
     wanted = cell.model_copy(update={"wanted": 5})
-    assert len(generate([wanted], tmp_path / "never", OPTIONS)) == failures.HOPELESS * OPTIONS.patience
+    never = generate([wanted], tmp_path / "never", OPTIONS)
+    assert len({a.seed for a in never}) == failures.HOPELESS * OPTIONS.patience
     monkeypatch.setattr(failures, "environment", lambda _: make("push"))
     attempts = generate([wanted], tmp_path / "often", OPTIONS)
     assert sum(a.result == "kept" for a in attempts) == 5

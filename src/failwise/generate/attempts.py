@@ -47,7 +47,9 @@ def append(out: Path, attempts: Sequence[Attempt]) -> None:
 
 
 def read_attempts(out: Path, *, repair: bool = True) -> list[Attempt]:
-    """Every attempt written down in a folder. A line cut off by a kill is dropped: its attempt is made again.
+    """Every attempt written down in a folder. A line cut off by a kill is dropped: its layout is tried again.
+
+    The lines of a layout are written at once, so the harmless ones that a cut-off line may have followed go with it.
 
     Args:
         out: the folder.
@@ -60,14 +62,23 @@ def read_attempts(out: Path, *, repair: bool = True) -> list[Attempt]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines = lines[:-1]
-        if repair:
-            path.write_text("".join(lines), encoding="utf-8")
+    cut = bool(lines) and not lines[-1].endswith("\n")
     try:
-        return [Attempt.model_validate(json.loads(line)) for line in lines]
+        attempts = [Attempt.model_validate(json.loads(line)) for line in lines[: len(lines) - cut]]
     except (ValueError, ValidationError) as error:
         raise StoreError(f"{path} holds a line that is no attempt ({' '.join(str(error).split())[:120]})") from error
+    if cut:
+        last = attempts[-1] if attempts else None
+        while last is not None and attempts and _unfinished(attempts[-1], last):
+            attempts.pop()
+        if repair:
+            path.write_text("".join(lines[: len(attempts)]), encoding="utf-8")
+    return attempts
+
+
+def _unfinished(attempt: Attempt, last: Attempt) -> bool:
+    same = (attempt.env_id, attempt.cell, attempt.seed) == (last.env_id, last.cell, last.seed)
+    return same and attempt.result == "harmless"
 
 
 def coverage(cells: Sequence[Cell], attempts: Sequence[Attempt]) -> list[tuple[Cell, Mapping[str, int]]]:

@@ -43,7 +43,7 @@ class AttemptItem:
 
 
 def generate(cells: Sequence[Cell], out: Path, options: GenerateOptions | None = None) -> list[Attempt]:
-    """Make failures until every cell has what it wants, or has used up its attempts.
+    """Make failures until every cell has what it wants, or has used up its layouts.
 
     Args:
         cells: what is wanted; from ``cells_of``.
@@ -94,17 +94,19 @@ def make_failure(item: AttemptItem, out: str, options: GenerateOptions) -> list[
         plan = make_plan(env, item.seed, env.spec.instruction)
         if plan is None:
             return [_attempt(item, "no_plan")]
-        random, before = random_of(item.cell, item.seed), Script.of(plan)
-        while len(attempts) < options.draws and all(attempt.result == "harmless" for attempt in attempts):
+        random, tried = random_of(item.cell, item.seed), list[Script]()
+        for number in range(options.draws):
             perturbation = draw(item.cell, random)
             script = perturb(plan, perturbation)
-            if attempts and script is not None and script.same_as(before):
-                break  # a mode without size or moment does the same each time
+            if script is not None and any(script.same_as(other) for other in tried):
+                continue  # a mode without size or moment does the same each time
             result, corrections = _executed(env, item, plan, perturbation, script, random, out, options)
-            attempts.append(_attempt(item, result, corrections, number=len(attempts)))
-            before = script or before
+            attempts.append(_attempt(item, result, corrections, number=number))
+            if script is None or result != "harmless":
+                break
+            tried.append(script)
     except EpisodeError as error:
-        attempts.append(_attempt(item, "error", number=len(attempts), error=str(error)))
+        attempts.append(_attempt(item, "error", number=attempts[-1].draw + 1 if attempts else 0, error=str(error)))
     return attempts
 
 

@@ -3,7 +3,7 @@
 FailSafe (arXiv 2510.01642) perturbs one pose of a motion plan, which is then executed without looking again. Experts
 here look at every step, and would mend what was done to them; so their successful way is recorded once and followed
 like a plan: its actions as they were, plus what brings the hand back to where the plan wants it. Without a
-perturbation that repeats the recorded way bit for bit.
+perturbation that repeats the recorded way bit for bit, where a restored state is all that there is to a moment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Upstream's ``pd_ee_delta_pose`` and its judgement of a grasp for one arm on the CPU, without tensors.
 
 Upstream writes both for thousands of arms at once: for one, some three of the four milliseconds of a step go into
-tensors of one row, and the physics takes half of one. Here the same operations are done in the same order on float32
-numbers, so that targets, and with them trajectories, are upstream's bit for bit.
+tensors of one row, and the physics takes half of one. Here an action becomes targets by the same operations in the same
+order on float32 numbers, so that targets, and with them trajectories, are upstream's bit for bit; grasps are judged
+alike but for rounding at their limits.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ class Drive:
         """Whether an arm is controlled as this class knows it."""
         from mani_skill.agents.controllers.pd_ee_pose import PDEEPoseController
         from mani_skill.agents.controllers.pd_joint_pos import PDJointPosMimicController
+        from mani_skill.agents.robots.panda.panda import Panda
 
         parts = getattr(agent.controller, "controllers", {})
-        if {name: type(part) for name, part in parts.items()} != {
-            "arm": PDEEPoseController, "gripper": PDJointPosMimicController,
-        }:  # fmt: skip
+        kinds = [(name, type(part)) for name, part in parts.items()]
+        if kinds != [("arm", PDEEPoseController), ("gripper", PDJointPosMimicController)]:
+            return False
+        if type(agent).is_grasping is not Panda.is_grasping:
             return False
         arm, fingers = parts["arm"].config, parts["gripper"].config
         plain = all(c.normalize_action and not (c.use_target or c.interpolate) for c in (arm, fingers))
@@ -99,7 +102,9 @@ class Drive:
         return np.asarray(torch.matmul(torch.matmul(one, two), three)[0].numpy())
 
 
-def grips(agent: Any, thing: Any, contacts: Sequence[Any], timestep: float, force: float, angle: float) -> bool:
+def grips(
+    agent: Any, thing: Any, contacts: Sequence[Any], timestep: float, min_force: float = 0.5, max_angle: float = 85.0
+) -> bool:
     """Whether both fingers press on a thing, each from its side: ``Panda.is_grasping``.
 
     Args:
@@ -107,8 +112,8 @@ def grips(agent: Any, thing: Any, contacts: Sequence[Any], timestep: float, forc
         thing: upstream's actor.
         contacts: all of this moment.
         timestep: seconds.
-        force: newtons, at least.
-        angle: degrees between a finger's direction and its force, at most.
+        min_force: newtons, at least.
+        max_angle: degrees between a finger's direction and its force, at most.
     """
     entity = thing._bodies[0].entity
     touching = [contact for contact in contacts if entity in (contact.bodies[0].entity, contact.bodies[1].entity)]
@@ -124,11 +129,11 @@ def grips(agent: Any, thing: Any, contacts: Sequence[Any], timestep: float, forc
                 pressing += impulse if first == finger.entity else -impulse
         pressing /= timestep
         size = float(np.linalg.norm(pressing))
-        if size < force:
+        if size < min_force:
             return False
         opens = side * finger.entity_pose.to_transformation_matrix()[:3, 1]
         cosine = float(opens @ pressing) / max(size, _EPS) / max(float(np.linalg.norm(opens)), _EPS)
-        if np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0))) > angle:
+        if np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0))) > max_angle:
             return False
     return True
 

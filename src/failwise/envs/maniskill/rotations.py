@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+_LOCKED = 1e-7  # cosine of a pitch below which only the sum of roll and yaw is told; all of it is called roll
 _NEAR_HALF_TURN = -0.999  # cosine below which an axis is not told from the skew part
 
 
@@ -34,8 +35,11 @@ def to_rotvec(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def to_angles(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Roll, pitch, yaw (3,), radians, about the fixed x, y and z axis in turn, of a rotation (3, 3)."""
-    (a, _, _), (d, _, _), (g, h, i) = orthogonal(matrix).tolist()
-    return np.array([math.atan2(h, i), math.atan2(-g, math.hypot(a, d)), math.atan2(d, a)])
+    (a, _, _), (d, e, f), (g, h, i) = orthogonal(matrix).tolist()
+    level = math.hypot(a, d)
+    if level < _LOCKED:
+        return np.array([math.atan2(-f, e), math.atan2(-g, level), 0.0])
+    return np.array([math.atan2(h, i), math.atan2(-g, level), math.atan2(d, a)])
 
 
 def from_angles(angles: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -148,7 +148,7 @@ class Simulator:
         self._touching = None
 
     def _pose_of(self, name: str, ask: Callable[[], Any]) -> Pose:
-        """A pose, asked for once a moment, as who acts, watches and records all ask; upstream's tensors are left out."""
+        """A pose, asked for once a moment: who acts, watches and records all ask. Upstream's tensors are left out."""
         if name not in self._poses:
             pose = _in_base(ask())
             pose.setflags(write=False)
@@ -161,13 +161,13 @@ class Simulator:
 
         agent, upstream = self._env.agent, self._env.agent.is_grasping
 
-        def is_grasping(thing: Any, min_force: float = 0.5, max_angle: float = 85) -> Any:
-            key = (thing.name, min_force, max_angle)
+        def is_grasping(thing: Any, *limits: float, **named: float) -> Any:
+            key = (thing.name, limits, *named.items())
             if key not in self._grasps:
                 self._grasps[key] = bool(
-                    grips(agent, thing, self._contacts(), self._env.scene.px.timestep, min_force, max_angle)
+                    grips(agent, thing, self._contacts(), self._env.scene.px.timestep, *limits, **named)
                     if self._drive
-                    else upstream(thing, min_force, max_angle)
+                    else upstream(thing, *limits, **named)
                 )
             return torch.tensor([self._grasps[key]])
 
@@ -253,6 +253,7 @@ class Simulator:
         """
         import sapien
 
+        self._changed()
         old = self._env.scene.px
         new = sapien.physx.PhysxCpuSystem()
         new.timestep = old.timestep
