@@ -3,9 +3,10 @@
     python benchmarks/generate.py                                  # about three minutes on one core
     python benchmarks/generate.py --env maniskill/PickCube-v1      # in ManiSkill's own environment
 
-The same failures on purpose, mended three ways, one after the other for each failure. An expert's plan and its
-executions with a change until one fails, which all three need, count for each: for the published procedure once more
-from the start, without keeping states; for ours from the step at which they part.
+The same failures on purpose, mended three ways, one after the other for each failure; on ManiSkill's cubes a fourth
+procedure works on the same layouts. An expert's plan and its executions with a change until one fails, which the three
+share, count for each: for the published procedure once more from the start, without keeping states; for ours from the
+step at which they part. What the fourth spends is all told as mending.
 
     pairs_per_minute           ``failwise generate``: the expert's own way out first, then a pose of the correct way,
                                tried from the simulation's state there

@@ -49,7 +49,7 @@ class Generate:
     patience: int = 6
     """Layouts for each failure wanted, after which a cell is left as it is; twice as many in all where none fails."""
     draws: int = 3
-    """Perturbations of one layout, at most, until one fails."""
+    """Perturbations of one layout, at most, until one fails. Layouts that were tried with fewer are not tried again."""
     offset: int = 0
     """Skip so many of the layouts that are reserved for failures on purpose: held-out ones take another offset."""
     workers: int = 2
