@@ -191,7 +191,7 @@ def main() -> None:
     sums = {way: np.sum([record[way] for record in records], axis=0) for way in records[0]}
     failures = sum(failed for failed, _ in results)
     print(
-        f"{arguments.env}: {failures} failures on {len(layouts)} layouts, mended at up to {OPTIONS.corrections} steps:"
+        f"{arguments.env}: {failures} failures on {len(layouts)} layouts, up to {OPTIONS.corrections} ways out of each:"
     )
     for way, (found, making, searching) in sums.items():
         print(f"  {way:12s} {found:4.0f} pairs, {making:7.1f} s to fail and {searching:7.1f} s to mend")

@@ -14,6 +14,7 @@ from recovery_picture import draw
 SUITES = {
     "failsafe.json": "ManiSkill3",
     "failsafe_more.json": "ManiSkill3, three times the failures",
+    "failsafe_most.json": "ManiSkill3, five times the failures",
     "failsafe_metaworld.json": "Meta-World",
 }
 PAPER = {"binary": 0.909, "kind": 0.837, "cosine": 0.652}
