@@ -75,17 +75,27 @@ def load_chunks(
         DataError: none is left, or cameras, image sizes or proprioception differ between episodes.
     """
     paths = [stores] if isinstance(stores, Path) else list(stores)
-    parts: list[ChunkData] = []
+    found: list[tuple[EpisodeStore, EpisodeMeta]] = []
     for path in paths:
         if not path.is_dir():
             raise DataError(f"no episode store at {path}; make one with: failwise collect")
         store = EpisodeStore(path, create=False)
-        for meta in store.metas():
-            if meta.n_frames and meta.n_steps and (keep is None or keep(meta)):
-                parts.append(_load_episode(store, meta, horizon, cameras))
-    if not parts:
+        found += [(store, m) for m in store.metas() if m.n_frames and m.n_steps and (keep is None or keep(m))]
+    if not found:
         raise DataError(f"no usable episode with pictures in {', '.join(map(str, paths))}")
-    return concatenate(parts)
+    # Pictures go straight to where they stay: put together at the end, all of them would be in memory twice.
+    room, at = sum(meta.n_frames for _, meta in found), 0
+    images: dict[str, NDArray[np.uint8]] = {}
+    parts: list[ChunkData] = []
+    for store, meta in found:
+        part = _load_episode(store, meta, horizon, cameras)
+        images = images or {c: np.empty((room, *x.shape[1:]), np.uint8) for c, x in part.images.items()}
+        _check_alike(part, images, parts[0] if parts else part)
+        for camera, pictures in part.images.items():
+            images[camera][at : at + len(part)] = pictures
+        at += len(part)
+        parts.append(replace(part, images={}))
+    return concatenate(parts, {camera: whole[:at] for camera, whole in images.items()})
 
 
 def _load_episode(store: EpisodeStore, meta: EpisodeMeta, horizon: int, cameras: Iterable[str] | None) -> ChunkData:
@@ -110,24 +120,34 @@ def _load_episode(store: EpisodeStore, meta: EpisodeMeta, horizon: int, cameras:
     )
 
 
-def concatenate(parts: Sequence[ChunkData]) -> ChunkData:
+def _check_alike(part: ChunkData, images: Mapping[str, NDArray[np.uint8]], first: ChunkData) -> None:
+    shapes = {c: x.shape[1:] for c, x in part.images.items()}
+    if shapes != {c: x.shape[1:] for c, x in images.items()}:
+        raise DataError(f"{part.episodes[0].episode_id} has other cameras or image sizes than the rest: {shapes}")
+    if part.states.shape[1:] != first.states.shape[1:] or part.actions.shape[1:] != first.actions.shape[1:]:
+        raise DataError(f"{part.episodes[0].episode_id} has another number of state or action dims than the rest")
+
+
+def concatenate(parts: Sequence[ChunkData], images: Mapping[str, NDArray[np.uint8]] | None = None) -> ChunkData:
     """Several sets as one.
+
+    Args:
+        parts: the sets.
+        images: their pictures, where they are together already; the parts' own are left out then.
 
     Raises:
         DataError: their cameras, image sizes, horizons or widths differ.
     """
     first = parts[0]
     for p in parts:
-        shapes = {c: x.shape[1:] for c, x in p.images.items()}
-        if shapes != {c: x.shape[1:] for c, x in first.images.items()}:
-            raise DataError(f"{p.episodes[0].episode_id} has other cameras or image sizes than the rest: {shapes}")
-        if p.states.shape[1:] != first.states.shape[1:] or p.actions.shape[1:] != first.actions.shape[1:]:
-            raise DataError(f"{p.episodes[0].episode_id} has another number of state or action dims than the rest")
+        _check_alike(p, first.images, first)
     sentences = tuple(dict.fromkeys(s for p in parts for s in p.sentences))
     where = {s: i for i, s in enumerate(sentences)}
     offsets = np.cumsum([0] + [len(p.episodes) for p in parts])
+    if images is None:
+        images = {c: np.concatenate([p.images[c] for p in parts]) for c in first.images}
     return ChunkData(
-        images={c: np.concatenate([p.images[c] for p in parts]) for c in first.images},
+        images=images,
         states=np.concatenate([p.states for p in parts]),
         actions=np.concatenate([p.actions for p in parts]),
         valid=np.concatenate([p.valid for p in parts]),
