@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 from failwise.envs.leading import ArmEnvironment
 from failwise.generate.cells import Cell, Request, cells_of, possible_modes
@@ -157,11 +158,16 @@ def on_layout(
 
 def interval(records: Sequence[Record], of: Callable[[Mapping[str, NDArray[np.float64]]], float]) -> list[float]:
     """95% of what a ratio comes to over layouts drawn again."""
-    random, names = np.random.default_rng(0), list(records[0])
+    names = list(records[0])
     table = np.array([[record[name] for name in names] for record in records])
-    drawn = [table[random.integers(len(table), size=len(table))].sum(0) for _ in range(2000)]
-    lower, upper = np.percentile([of(dict(zip(names, sums, strict=True))) for sums in drawn], [2.5, 97.5])
-    return [round(float(lower), 3), round(float(upper), 3)]
+
+    def ratio(layouts: NDArray[np.int64]) -> float:
+        return of(dict(zip(names, table[layouts].sum(0), strict=True)))
+
+    drawn = bootstrap(
+        (np.arange(len(table)),), ratio, vectorized=False, method="percentile", n_resamples=2000, random_state=0
+    )
+    return [round(float(bound), 3) for bound in drawn.confidence_interval]
 
 
 def over(other: str) -> Callable[[Mapping[str, NDArray[np.float64]]], float]:
