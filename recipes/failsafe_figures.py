@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,16 @@ from failwise.evaluate.recovered import recovered_arm, recovery_result
 from failwise.generate import Attempt, read_attempts
 from failwise.store import EpisodeStore
 from failwise.types import EpisodeMeta, Outcome
-from figures_of import REPOSITORY, machine, without_seed_lists
+from figures_of import REPOSITORY, command, machine, without_seed_lists
 
 
 def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Sequence[str]) -> None:
     """docs/results/NAME.json: yields by mode, figures of the diagnosis, and the pairs with and without recovery."""
     minutes, asked = out / "minutes.json", out / "asked.json"
     if settings["stage"] == "all" or not asked.is_file():  # a later look at the figures is not how they were made
-        asked.write_text(json.dumps({"command": command(sys.argv[1:]), "settings": settings}, indent=1) + "\n")
+        asked.write_text(
+            json.dumps({"command": command("failures_on_purpose", sys.argv[1:]), "settings": settings}, indent=1) + "\n"
+        )
     results: dict[str, Any] = {
         "experiment": "failures_on_purpose",
         "command": read(asked)["command"],
@@ -49,14 +50,6 @@ def write_results(name: str, out: Path, settings: Mapping[str, Any], arms: Seque
     path = REPOSITORY / "docs" / "results" / f"{name}.json"
     path.write_text(json.dumps(results, indent=1).replace(f"{out}/", "") + "\n", encoding="utf-8")
     print(path)
-
-
-def command(arguments: Sequence[str]) -> str:
-    """How this was called, but for where it worked."""
-    told = [argument for argument in arguments if not argument.startswith("--out=")]
-    if "--out" in told:
-        del told[told.index("--out") : told.index("--out") + 2]
-    return shlex.join(["python", "recipes/failures_on_purpose.py", *told])
 
 
 def read(path: Path) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
@@ -23,6 +24,16 @@ def machine() -> dict[str, Any]:
         "machine": {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()},
         "versions": {name: installed[name] for name in PACKAGES if name in installed},
     }
+
+
+def command(recipe: str, arguments: Sequence[str], but: Sequence[str] = ("--out",)) -> str:
+    """How a recipe was called, but for where it worked and other options that change no figure."""
+    told = list(arguments)
+    for option in but:
+        told = [argument for argument in told if not argument.startswith(f"{option}=")]
+        if option in told:
+            del told[told.index(option) : told.index(option) + 2]
+    return shlex.join(["python", f"recipes/{recipe}.py", *told])
 
 
 def without_seed_lists(comparison: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""The detection experiment: every failure detector on a small VLA's rollouts of eighteen Meta-World tasks.
+"""The detection experiment: every failure detector on a small VLA's rollouts of Meta-World tasks.
 
-    python recipes/metaworld_detect.py                # everything, two to three hours on two cores; resumes
+    python recipes/metaworld_detect.py                # eighteen tasks, two to three hours on two cores; resumes
     python recipes/metaworld_detect.py --stage bench  # only the comparison, from what is on disk
+
+    # ...and all fifty, the detectors as they are
+    python recipes/metaworld_detect.py --tasks all --out runs/detect-all --results detect_all --bc.steps 4000 --earlier 0 --offset 176
 
 Stages: demonstrations -> a policy for all tasks, from the shipped base -> earlier episodes, on which detectors were
 developed and from which a failure head and a value model learn, for the two detectors that read these -> other
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +28,7 @@ import tyro
 
 from failwise.agent import save_agent
 from failwise.detect import Trace, load_traces
+from failwise.envs.metaworld.env import TASKS as ALL
 from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_aucs, within_tasks_of
 from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
 from failwise.improve.fitting import load_compact
@@ -41,7 +46,7 @@ from failwise.report.detection import draw, table
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.seeds import COLLECT, DEMOS
 from failwise.store import EpisodeStore
-from figures_of import REPOSITORY, machine
+from figures_of import REPOSITORY, command, machine
 from metaworld_improve import TASKS, UNSEEN_BY_SELECTION, env_ids
 
 FURTHER = (
@@ -75,6 +80,10 @@ class Recipe:
     """Folder of everything that the experiment makes."""
     stage: Literal["all", "bench"] = "all"
     """Everything, or only the comparison."""
+    tasks: Literal["eighteen", "all"] = "eighteen"
+    """The eighteen on which detectors were developed, or every task of Meta-World."""
+    results: str = "detect"
+    """Name of the results' files in docs/results."""
     demo_seeds: int = 40
     """Demonstrations tried a task."""
     demos_per_task: int = 27
@@ -82,7 +91,9 @@ class Recipe:
     bc: FitOptions = field(default_factory=lambda: FitOptions(steps=2600, copies=4, learning_rate=6e-4, warmup=100))
     """Training of the policy, from the shipped base."""
     episodes: int = 44
-    """Own episodes a task, and as many earlier ones on other seeds."""
+    """Own episodes a task."""
+    earlier: int = 44
+    """Earlier episodes a task, on other seeds; 0: none, and no detector that reads a failure head or a value model."""
     offset: int = 132
     """Skip so many seeds: those of the earlier episodes, and of comparisons before ours or the pictures changed."""
     failure_head: FitOptions = field(
@@ -106,7 +117,7 @@ class Recipe:
 
 def main(recipe: Recipe) -> None:
     """Run the stages in order; each skips what is on disk."""
-    tasks = env_ids(TASKS + UNSEEN_BY_SELECTION + FURTHER)
+    tasks = env_ids(ALL if recipe.tasks == "all" else TASKS + UNSEEN_BY_SELECTION + FURTHER)
     policy, agent, observing = (recipe.out / name for name in ("policy", "agent", "observing"))
     earlier, episodes = recipe.out / "earlier", recipe.out / "episodes"
     if recipe.stage == "all":
@@ -119,11 +130,13 @@ def main(recipe: Recipe) -> None:
             train_bc(demos, policy, BCOptions(fit=recipe.bc, per_task=recipe.demos_per_task, start=start))
         watched = RolloutOptions(features=RECORDED, samples=recipe.samples)
         write_agent(agent, recipe.execute)
-        items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.episodes) for e in tasks]
-        collect(items, earlier, workers=recipe.workers, options=watched, title="earlier episodes")
-        observe(recipe, load_compact(policy), earlier, observing)
+        if recipe.earlier:
+            items = [RolloutItem(e, s, s, "policy", str(agent)) for s in COLLECT.claim(recipe.earlier) for e in tasks]
+            collect(items, earlier, workers=recipe.workers, options=watched, title="earlier episodes")
+            observe(recipe, load_compact(policy), earlier, observing)
+        acting = str(observing if recipe.earlier else agent)
         seeds = COLLECT.claim(recipe.episodes, recipe.offset)
-        items = [RolloutItem(e, s, s, "policy", str(observing)) for s in seeds for e in tasks]
+        items = [RolloutItem(e, s, s, "policy", acting) for s in seeds for e in tasks]
         collect(items, episodes, workers=recipe.workers, options=watched, title="own episodes")
     write_results(recipe, episodes)
 
@@ -168,7 +181,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
     results = bench(traces, names, options, demonstrations=demonstrations, scratch=recipe.out / "detectors")
     results = {
         "experiment": "metaworld_detect",
-        "command": "python recipes/metaworld_detect.py",
+        "command": command("metaworld_detect", sys.argv[1:], ("--out", "--stage")),
         **machine(),
         "success_by_task": {task: f"{c[True]}/{c.total()}" for task, c in sorted(counts.items())},
         "seeds": [(seeds := COLLECT.claim(recipe.episodes, recipe.offset))[0], seeds[-1]],
@@ -181,7 +194,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         "task_rate": task_rate(traces, options),
         **results,
     }
-    path = REPOSITORY / "docs" / "results" / "detect.json"
+    path = REPOSITORY / "docs" / "results" / f"{recipe.results}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     shutil.copy(draw(results, recipe.out / "detect.png"), path.with_suffix(".png"))
     table(results)
