@@ -1,10 +1,11 @@
-"""The detection experiment: every failure detector on a small VLA's rollouts of Meta-World tasks.
+r"""The detection experiment: every failure detector on a small VLA's rollouts of Meta-World tasks.
 
     python recipes/metaworld_detect.py                # eighteen tasks, two to three hours on two cores; resumes
     python recipes/metaworld_detect.py --stage bench  # only the comparison, from what is on disk
 
-    # ...and all fifty, the detectors as they are
-    python recipes/metaworld_detect.py --tasks all --out runs/detect-all --results detect_all --bc.steps 4000 --earlier 0 --offset 176
+    # ...and on all fifty tasks, with the detectors as they are:
+    python recipes/metaworld_detect.py --tasks all --results detect_all --out runs/detect-all \
+        --bc.steps 4000 --earlier 0 --episodes 40 --offset 176
 
 Stages: demonstrations -> a policy for all tasks, from the shipped base -> earlier episodes, on which detectors were
 developed and from which a failure head and a value model learn, for the two detectors that read these -> other
@@ -69,6 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 RECORDED = "prefix-mean+prefix-max+prefix-first+expert-mean"
 # What ours reads, each part as a view of its own: chosen on the earlier episodes, as was the weight of failures.
 OURS = "prefix-mean+prefix-max"
+WAYS = 8000 / 18  # samples of demonstrations a task that ours keeps: with more tasks than eighteen, more in all
 FEWEST = 1  # episodes of either outcome, for a task to count
 
 
@@ -173,7 +175,9 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
     names = [*usable(traces, registered("detector")), *(name for name in OPTIONS if "@" in name)]
     ours = [name for name in names if name.startswith("off-course") or name.endswith("@same-features")]
     features = {name: OURS if name in ours else recipe.features for name in names}
-    options = BenchOptions(recipe.folds, repeats=recipe.repeats, options=OPTIONS, features=features)
+    limit = round(WAYS * len(counts))
+    chosen = {**OPTIONS, **{n: {**OPTIONS.get(n, {}), "limit": limit} for n in names if n.startswith("off-course")}}
+    options = BenchOptions(recipe.folds, repeats=recipe.repeats, options=chosen, features=features)
     cache = recipe.out / "demonstrations.safetensors"
     demonstrations = demonstration_traces(
         recipe.out / "demos", recipe.out / "policy", traces[0].pooling, per_task=recipe.demos_per_task, cache=cache
@@ -189,7 +193,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         "execute": recipe.execute,
         "samples": recipe.samples,
         "features": {name: features[name] for name in results["detectors"]},
-        "options": OPTIONS,
+        "options": chosen,
         "reference": reference(EpisodeStore(episodes, create=False), kept, recipe.repeats),
         "task_rate": task_rate(traces, options),
         **results,

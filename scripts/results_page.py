@@ -27,6 +27,14 @@ PAGES = {  # page -> title, figures, notes
     ),
     "results_first_run.md": ("Results of the first run", "metaworld_improve_first_run.json", "notes_first_run.md"),
 }
+DETECTION = {
+    "results_detection.md": ("Results of failure detection", "detect.json", "notes_detection.md"),
+    "results_detection_all.md": (
+        "Results of failure detection on all tasks",
+        "detect_all.json",
+        "notes_detection_all.md",
+    ),
+}
 MEANING = {  # in the order of the tables
     "base": "behaviour cloning on 39 mixed-quality demonstrations a task",
     "extra": "control: as many further training steps on the same demonstrations",
@@ -51,13 +59,14 @@ def main() -> None:
     for page, (title, figures, notes) in PAGES.items():
         if (DOCS / "results" / figures).is_file():
             write(DOCS / page, title, DOCS / "results" / figures, DOCS / "results" / notes)
-    if (detection := DOCS / "results" / "detect.json").is_file():
-        write_detection(DOCS / "results_detection.md", detection, DOCS / "results" / "notes_detection.md")
+    for page, (title, figures, notes) in DETECTION.items():
+        if (DOCS / "results" / figures).is_file():
+            write_detection(DOCS / page, title, DOCS / "results" / figures, DOCS / "results" / notes)
     if any((DOCS / "results" / name).is_file() for name in SUITES):
         write_recovery(DOCS / "results_recovery.md", DOCS / "results", DOCS / "results" / "notes_recovery.md")
 
 
-def write_detection(page: Path, figures: Path, notes: Path) -> None:
+def write_detection(page: Path, title: str, figures: Path, notes: Path) -> None:
     """The page of the detection experiment."""
     results = json.loads(figures.read_text(encoding="utf-8"))
     machine, alpha = results["machine"], results["alpha"]
@@ -76,7 +85,7 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
             bands[-1] += [f"{rate(false / wins)} ({false}/{wins})", f"{rate(found / lost)} ({found}/{lost})"]
     known, rate_alone = results["reference"], results["task_rate"]["roc_auc"]
     parts = [
-        "# Results of failure detection",
+        f"# {title}",
         f"Made by `python scripts/results_page.py` from [results/{figures.name}](results/{figures.name}); "
         f"the experiment is `{results['command']}`.",
         f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
@@ -109,7 +118,7 @@ def write_detection(page: Path, figures: Path, notes: Path) -> None:
         f"conditions tell at that step, which no detector may read: pooled {auc(known['roc_auc'])}, within "
         f"{auc(known['within_tasks'])}. Knowing nothing but how often each seen task failed before: pooled "
         f"{auc(rate_alone)}.",
-        "![every detector](results/detect.png)",
+        f"![every detector](results/{figures.stem}.png)",
         f"## Alarms of the functional band at alpha = {alpha:g}",
         f"Calibrated on {', '.join(map(str, results['calibration_successes']))} successes of seen tasks.",
         table(["detector", "false alarms, seen", "detected, seen", "false alarms, unseen", "detected, unseen"], bands),
