@@ -20,7 +20,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +30,9 @@ import tyro
 from failwise.agent import save_agent
 from failwise.detect import Trace, load_traces
 from failwise.envs.metaworld.env import TASKS as ALL
-from failwise.evaluate.detection import Scored, at_earliest_stop, over_tasks, roc_aucs, within_tasks_of
-from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
+from failwise.evaluate.detection import Scored, at_earliest_stop, roc_aucs, within_tasks_of
+from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable, with_null
+from failwise.evaluate.over_tasks import over_tasks
 from failwise.improve.fitting import load_compact
 from failwise.learn.afil import failure_samples
 from failwise.learn.bc import BCOptions, train_bc
@@ -199,7 +200,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
         **results,
     }
     path = REPOSITORY / "docs" / "results" / f"{recipe.results}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(with_null(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     shutil.copy(draw(results, recipe.out / "detect.png"), path.with_suffix(".png"))
     table(results)
     print(path)
@@ -214,8 +215,9 @@ def reference(store: EpisodeStore, kept: Collection[str], repeats: int) -> dict[
     for meta in store.metas():
         if meta.has_verdict and meta.env_id in kept:
             held = np.stack([v for name, v in store.read(meta.episode_id).conditions().items() if name != "success"])
-            scored.append(Scored(meta.env_id, meta.outcome != "success", -held.sum(0).astype(np.float64)))
-    last = [Scored(e.task, e.failed, e.scores[-1:]) for e in at_earliest_stop(scored)]
+            score = -held.sum(0).astype(np.float64)
+            scored.append(Scored(meta.env_id, meta.outcome != "success", score, meta.episode_id))
+    last = [replace(e, scores=e.scores[-1:]) for e in at_earliest_stop(scored)]
     return {
         "what": "conditions that hold at the earliest stop, all tasks",
         "within_tasks": asdict(over_tasks([last], within_tasks_of, repeats=repeats)),
@@ -231,7 +233,12 @@ def task_rate(traces: Sequence[Trace], options: BenchOptions) -> dict[str, Any]:
         for i in fold.fit:
             known.setdefault(traces[i].meta.env_id, []).append(traces[i].failed)
         seen = [traces[i] for i in fold.seen]
-        rows.append([Scored(t.meta.env_id, t.failed, np.array([np.mean(known[t.meta.env_id])])) for t in seen])
+        rows.append(
+            [
+                Scored(t.meta.env_id, t.failed, np.array([np.mean(known[t.meta.env_id])]), t.meta.episode_id)
+                for t in seen
+            ]
+        )
     return {
         "what": "the share of failures among a seen task's episodes that detectors are fitted on",
         "roc_auc": asdict(over_tasks(rows, roc_aucs, repeats=options.repeats)),

@@ -12,7 +12,16 @@ import torch
 from traces import D, meta, trace, traces
 
 from failwise import registry
-from failwise.detect import Moment, Trace, calibrate, load_detector, load_monitor, make_detector, score_trace
+from failwise.detect import (
+    Moment,
+    Trace,
+    calibrate,
+    check_calibration,
+    load_detector,
+    load_monitor,
+    make_detector,
+    score_trace,
+)
 from failwise.detect.base import score_recorded
 from failwise.detect.combined import _hold_out
 from failwise.errors import CheckpointError, DataError, SetupError, UnknownNameError
@@ -248,8 +257,40 @@ def test_rnd_and_logpzo():
         assert at_inferences(logpzo, OTHER[0])[row] == pytest.approx(sum(z * z for z in noise), rel=1e-3)
 
 
+def test_the_losses_of_rnd_and_logpzo():
+    """Each against its formula in plain arithmetic, on the same random numbers."""
+    rnd, logpzo = (make_detector(n, **QUICK[n]).fit(TRAIN) for n in ("rnd", "logpzo"))
+    a, b = weights(rnd), weights(logpzo)
+    x_BD = torch.from_numpy(rnd.scaler(OTHER[0].features[:3]))
+    gaps = []
+    for x in x_BD.double().tolist():
+        gap = zip(slow_mlp(a, "predictor", x, 4), slow_mlp(a, "target", x, 3), strict=True)
+        gaps.append(sum((p - f) ** 2 for p, f in gap))
+    assert rnd._loss(rnd.network, x_BD).item() == pytest.approx(sum(gaps) / 3, rel=1e-3)
+    torch.manual_seed(5)
+    z_BD, t_B1 = torch.randn_like(x_BD).double().tolist(), torch.rand(3, 1).double().tolist()
+    wrong = []
+    for o, z, (t,) in zip(x_BD.double().tolist(), z_BD, t_B1, strict=True):
+        between = [(1 - t) * oi + t * zi for oi, zi in zip(o, z, strict=True)]
+        v = slow_mlp(b, "flow", [*between, t], 4)
+        wrong += [(vi - (zi - oi)) ** 2 for vi, zi, oi in zip(v, z, o, strict=True)]
+    torch.manual_seed(5)
+    assert logpzo._loss(logpzo.network, x_BD).item() == pytest.approx(sum(wrong) / len(wrong), rel=1e-3)
+
+
+def test_a_predictor_that_was_trained_longer_equals_the_target_better():
+    short, long = (make_detector("rnd", hidden=16, steps=n).fit(TRAIN) for n in (1, 600))
+    wins = [t for t in TRAIN if not t.failed]
+    assert np.mean([score_trace(long, t).mean() for t in wins]) < 0.2 * np.mean(
+        [score_trace(short, t).mean() for t in wins]
+    )
+
+
 def test_logpzo_carries_successes_to_noise():
-    """On data that are normal already, the flow's endpoint has about D as its squared norm."""
+    """On normal data the best flow is known: ``E[z - o | (1 - t) o + t z = x] = (2 t - 1) / ((1 - t)^2 + t^2) x``.
+
+    So at time 0 it takes all of x away, and the score of a success is small.
+    """
     random = np.random.default_rng(0)
     normal = [
         Trace(meta(i, False, 40), np.zeros((40, 3), np.float32), np.arange(40),
@@ -257,6 +298,12 @@ def test_logpzo_carries_successes_to_noise():
         for i in range(20)
     ]  # fmt: skip
     fitted = make_detector("logpzo", steps=1500).fit(normal)
+    x_BD = torch.from_numpy(random.normal(size=(64, D)).astype(np.float32))
+    for t in (0.0, 0.5, 1.0):
+        with torch.inference_mode():
+            v_BD = fitted.network["flow"](torch.cat([x_BD, torch.full((64, 1), t)], 1))
+        best_BD = (2 * t - 1) / ((1 - t) ** 2 + t**2) * x_BD
+        assert (v_BD - best_BD).square().mean() < 0.15, t
     far = replace(normal[0], features=normal[0].features + 20)
     assert score_trace(fitted, far).mean() > 10 * score_trace(fitted, normal[1]).mean()
 
@@ -357,7 +404,8 @@ def test_a_members_scale_comes_from_episodes_that_it_was_not_fitted_on():
     [
         ({"members": {}}, "at least one member"),
         ({"members": {"safe-mlp": {"hiden": 3}}}, "member 'safe-mlp'"),
-        ({"window": 0}, "window must be positive"),
+        ({"window": 0}, "window must be a positive whole number"),
+        ({"members": ["safe-mlp"]}, "at least one member: name -> options"),
     ],
 )
 def test_members_that_cannot_be_made_are_one_line(options, message):
@@ -397,12 +445,27 @@ def test_changes_of_nothing_are_one_line(options, message):
         make_detector("changes", **options)
 
 
-def test_stac_without_overlap_stays_at_zero():
-    t = trace(1, True, every=8)
-    assert not score_trace(make_detector("stac").fit(TRAIN), t).any()
-
-
 # What is refused.
+
+
+def test_chunks_that_say_nothing_are_refused():
+    """Without a step that two inferences predict, or a second sample, a score would stay at one number for ever."""
+    apart = [trace(i, i % 2 == 0, every=8) for i in range(6)]
+    with pytest.raises(DataError, match="compares chunks of 8 actions where they overlap"):
+        make_detector("stac").fit(apart)
+    single = [replace(t, samples=t.samples[:, :1]) for t in TRAIN]
+    for name in ("entropy", "variance", "stac", "fiper"):
+        with pytest.raises(DataError, match=r"at least 2 sampled chunks, .* has 1"):
+            make_detector(name).fit(single)
+    assert score_trace(make_detector("stac-single").fit(single), single[0]).any()
+
+
+def test_demonstrations_that_were_asked_for_and_features_that_are_all_alike():
+    with pytest.raises(DataError, match="asked to use demonstrations, and none are given"):
+        make_detector("knn-euclidean", demonstrations=True).fit(TRAIN)
+    alike = [replace(t, features=np.ones_like(t.features)) for t in TRAIN]
+    with pytest.raises(DataError, match="are all alike, so there is no covariance"):
+        make_detector("mahalanobis").fit(alike)
 
 
 def test_bad_episodes_are_refused(detector):
@@ -434,11 +497,31 @@ def test_an_inference_without_samples_is_refused():
         fitted.update(Moment(4, np.zeros(3, np.float32), np.zeros(D, np.float32)))
 
 
-def test_a_score_that_is_not_finite_is_refused():
-    fitted = make_detector("mahalanobis").fit(TRAIN)
-    fitted.reset()
+@pytest.mark.parametrize("what", ["features", "samples", "action"])
+def test_nothing_that_is_not_finite_passes_for_harmless(detector, what):
+    """Comparisons with NaN are false: a largest value or an alarm would come out as if nothing were wrong."""
+    good, bad = list(trace(2002, True).moments())[:8:4]
+    value = np.array(getattr(bad, what), np.float32)
+    value.flat[0] = np.nan
+    detector.reset()
+    detector.update(good)
+    with pytest.raises(DataError, match=rf"{what} that are not finite at step 4"):
+        detector.update(replace(bad, **{what: value}))
+
+
+def test_a_score_that_is_not_finite_is_refused(detector, monkeypatch):
+    monkeypatch.setattr(detector, "_advance", lambda moment: math.nan)
     with pytest.raises(DataError, match=r"gave nan at step 3"):
-        fitted.update(Moment(3, np.zeros(3, np.float32), np.full(D, np.nan, np.float32)))
+        detector.update(Moment(3, np.zeros(3, np.float32)))
+
+
+def test_recorded_episodes_that_are_not_finite_are_refused_before_fitting():
+    one = trace(0, False)
+    for what, name in (("features", "knn-cosine"), ("actions", "jerk"), ("samples", "stac")):
+        value = getattr(one, what).copy()
+        value.flat[-1] = np.inf
+        with pytest.raises(DataError, match=r"tiny\.reach\.0: .* not finite"):
+            make_detector(name).fit([*TRAIN, replace(one, **{what: value})])
 
 
 def test_unknown_names_and_options():
@@ -446,8 +529,27 @@ def test_unknown_names_and_options():
         make_detector("safe-lsmt")
     with pytest.raises(SetupError, match="colour"):
         make_detector("rnd", colour=1)
-    with pytest.raises(SetupError, match="k must be positive"):
+    with pytest.raises(SetupError, match="k must be a positive whole number"):
         make_detector("knn-cosine", k=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("safe-mlp", {"learning_rate": -1}, "learning_rate must be a positive number"),
+        ("safe-mlp", {"dropout": 2}, r"dropout must lie in \[0, 1\)"),
+        ("safe-lstm", {"hidden": 12.5}, "hidden must be a positive whole number"),
+        ("safe-lstm", {"decay": "much"}, "decay must be a positive number"),
+        ("logpzo", {"learning_rate": math.nan}, "learning_rate must be a positive number"),
+        ("knn-cosine", {"k": 2.5}, "k must be a positive whole number"),
+        ("off-course", {"late": -1.0}, "late must be a positive number"),
+        ("risk", {"memory": 1}, r"memory must lie in \[0, 1\)"),
+        ("reversals", {"window": True}, "window must be a positive whole number"),
+    ],
+)
+def test_options_out_of_range_are_one_line(name, options, message):
+    with pytest.raises(SetupError, match=message):
+        make_detector(name, **options)
 
 
 def test_folders_that_do_not_fit(tmp_path):
@@ -503,3 +605,29 @@ def test_calibration_refuses_failures_and_too_few_successes():
         calibrate(fitted, OTHER, 0.1)
     with pytest.raises(DataError, match=r"at least 10 are needed.*alpha"):
         calibrate(fitted, [t for t in OTHER if not t.failed], 0.1)
+
+
+def test_the_band_of_the_other_tasks_rests_on_theirs_where_they_are_enough():
+    """Easy tasks with bands of their own may not vouch for the hard ones: alpha is to hold over these too."""
+    fitted = make_detector("mahalanobis").fit(TRAIN)
+
+    def wins(task: str, n: int, start: int) -> list[Trace]:
+        return [trace(start + i, False, task=task) for i in range(n)]
+
+    easy = wins("tiny/easy", 40, 0)
+    few = wins("tiny/few", 7, 100), wins("tiny/fewer", 6, 200)
+    bands = calibrate(fitted, [*easy, *few[0], *few[1]], 0.1, per_task=True).bands
+    assert set(bands) == {"", "tiny/easy"} and bands[""].n + bands[""].n_mean == 13
+    bands = calibrate(fitted, [*easy, *few[0]], 0.1, per_task=True).bands
+    assert bands[""].n + bands[""].n_mean == 47, "seven are too few: the band of all tasks"
+    assert set(calibrate(fitted, [*easy, *few[0]], 0.1).bands) == {""}
+
+
+def test_the_alpha_that_is_named_instead_is_enough():
+    for n in (2, 7, 8, 30):
+        with pytest.raises(DataError, match="or ask for alpha") as refused:
+            check_calibration(n, 0.01)
+        check_calibration(n, float(str(refused.value).split("alpha ")[1].split(" ")[0]))
+    with pytest.raises(DataError) as refused:
+        check_calibration(1, 0.4)
+    assert "ask for alpha" not in str(refused.value)

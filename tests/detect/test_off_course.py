@@ -117,7 +117,7 @@ def test_it_comes_back_from_its_folder_and_keeps_a_part_of_the_ways(tmp_path):
 
 
 def test_what_it_refuses():
-    with pytest.raises(SetupError, match="cannot be negative"):
+    with pytest.raises(SetupError, match="late must be a positive number"):
         make_detector("off-course", late=-1.0)
     wide = replace(DEMOS[0], features=np.zeros((len(DEMOS[0].asked), D + 1), np.float32))
     with pytest.raises(DataError, match=f"of width {D}, the demonstration .* of width {D + 1}"):

@@ -169,6 +169,6 @@ def test_the_command_learns_and_says_what_it_costs(recorded, tmp_path, capsys):
     assert json.loads((tmp_path / "d" / "bands.json").read_text())[""]["reactions"]
     assert main([*line, "--costs", '{"lost": 1}']) == 2
     assert "costs are missed, false_stop, ask and late" in capsys.readouterr().err
-    for unheard in (["--band", "constant"], ["--no-per-task"]):
+    for unheard in (["--band", "constant"], ["--per-task"]):
         assert main([*line, "--costs", '{"ask": 0.05}', *unheard]) == 2
-        assert "leave --band and --no-per-task out" in capsys.readouterr().err
+        assert "leave --band and --per-task out" in capsys.readouterr().err

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from traces import traces
 
+from conftest import write
 from failwise.cli import main
 from failwise.detect import load_traces
+from failwise.detect.neighbours import Mahalanobis
 from failwise.errors import DataError
 from failwise.evaluate.detection import Scored, roc_auc, within_tasks
 from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
+from failwise.store import EpisodeStore
 
 QUICK = '{"k": 3}'
 
@@ -49,7 +53,16 @@ def test_bench_writes_figures_and_a_picture(recorded, tmp_path, capsys):
     names = "mahalanobis,length,reversals,risk"
     line = ["detect", "bench", "--episodes", str(recorded), "--out", str(tmp_path), "--detectors", names]
     assert main([*line, "--folds", "2"]) == 0
-    results = json.loads((tmp_path / "detect.json").read_text())
+    results = json.loads((tmp_path / "detect.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    assert results["outcomes"] == {"success": 100, "timeout": 100}
+    rates = results["detectors"]["mahalanobis"]["rates"]["functional"]["unseen"]
+    counted = [
+        r for r in results["detectors"]["mahalanobis"]["alarms"]
+        if (r["kind"], r["alpha"], r["part"]) == ("functional", 0.1, "unseen")
+    ]  # fmt: skip
+    share = sum(r["false_alarms"] for r in counted) / sum(r["successes"] for r in counted)
+    assert rates["false_alarms"]["point"] == pytest.approx(share) and rates["false_alarms"]["n"] == 100
+    assert rates["false_alarms"]["lower"] <= share <= rates["false_alarms"]["upper"]
     assert list(results["detectors"]) == names.split(",") and results["episodes"] == 200
     assert (tmp_path / "detect.png").read_bytes()[:4] == b"\x89PNG"
     page = (tmp_path / "detect.html").read_text()
@@ -90,6 +103,8 @@ def test_splits_hold_every_task_out_once_and_share_nothing():
         (["score", "--episodes", "{}", "--detector", "{out}"], "no detector at"),
         (["bench", "--episodes", "{}", "--out", "{out}", "--detectors", "length", "--folds", "3"], "4 tasks cannot"),
         (["bench", "--episodes", "{}", "--out", "{out}", "--folds", "2", "--alpha", "0.05"], "at least 20 are needed"),
+        (["score", "--episodes", "{}", "--detector", "{out}", "--out", "{out}"], "is a folder; name a file in it"),
+        (["bench", "--episodes", "{}", "--out", "{out}", "--folds", "2", "--detectors", "length,stac"], "record them"),
         (["fitt"], "unknown detect action"),
     ],
 )
@@ -98,6 +113,62 @@ def test_bad_requests_are_one_line(recorded, tmp_path, capsys, line, message):
     assert main(["detect", *given]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and message in said[0], said
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--alpha", "1.5"], "alpha is a rate of false alarms between 0 and 1, not 1.5"),
+        (["--alpha", "0.01"], "40 calibration successes bound no false-alarm rate of 0.01"),
+        (["--band", "functionl"], "unknown band 'functionl'"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_before_anything_is_fitted(
+    recorded, tmp_path, capsys, monkeypatch, asked, message
+):
+    def fitted(*_):
+        raise AssertionError("it was fitted first")
+
+    monkeypatch.setattr(Mahalanobis, "_fit", fitted)
+    line = ["detect", "fit", "--episodes", str(recorded), "--out", str(tmp_path), "--detector", "mahalanobis"]
+    assert main([*line, *asked]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_fit_says_for_whom_alpha_is_promised(recorded, tmp_path, capsys):
+    line = ["detect", "fit", "--episodes", str(recorded), "--out", str(tmp_path), "--detector", "mahalanobis"]
+    assert main([*line, "--alpha", "0.075"]) == 0
+    said = capsys.readouterr().out
+    assert "all tasks: at most 7.5% of the successes raise an alarm" in said and "tiny/" not in said.split("\n")[0]
+    assert main([*line, "--alpha", "0.2", "--per-task"]) == 0
+    said = capsys.readouterr().out
+    assert "tiny/door: at most 20%" in said
+    assert "other tasks: no bound of their own, as 0 successes are too few: the band of all tasks" in said
+
+
+def test_episodes_of_one_layout_stay_on_one_side():
+    episodes = [t for n, task in enumerate("abcd") for t in traces(20, 100 * n, f"tiny/{task}")]
+    twins = [replace(t, meta=t.meta.model_copy(update={"episode_id": f"{t.meta.episode_id}.2"})) for t in episodes]
+    both = [*episodes, *twins]
+    for fold in splits(both, 2, seed=1):
+        sides = [{(both[i].meta.env_id, both[i].meta.env_seed) for i in part} for part in (fold.fit, fold.seen)]
+        assert not sides[0] & sides[1] and all(sides)
+
+
+def test_watched_episodes_do_not_pass_for_further_ones(recorded, tmp_path, capsys):
+    folder = tmp_path / "both"
+    shutil.copytree(recorded, folder)
+    store = EpisodeStore(folder)
+    for t in traces(20, 0, "tiny/reach"):
+        about = {"episode_id": f"{t.meta.episode_id}.watched", "extra": {"watch": {"detector": "length"}}}
+        write(store, replace(t, meta=t.meta.model_copy(update=about)))
+    line = ["detect", "fit", "--detector", "mahalanobis", "--alpha", "0.2"]
+    for episodes in (recorded, folder):
+        assert main([*line, "--episodes", str(episodes), "--out", str(tmp_path / episodes.name)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == said[2]
+    arrays = [(tmp_path / f.name / "detector.safetensors").read_bytes() for f in (recorded, folder)]
+    assert arrays[0] == arrays[1]
 
 
 def test_a_score_that_only_tells_tasks_apart_is_worth_nothing_within_them():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from failwise.detect.trace import Trace
-from failwise.types import EpisodeMeta, Outcome, Provenance
+from failwise.store import EpisodeStore
+from failwise.types import EpisodeMeta, Outcome, Provenance, StepRecord
 
 D, A, H, N = 12, 3, 8, 6
 
@@ -41,3 +42,19 @@ def trace(index: int, failed: bool, *, task: str = "tiny/reach", every: int = 4,
 
 def traces(n: int = 40, start: int = 0, task: str = "tiny/reach") -> list[Trace]:
     return [trace(start + i, i % 2 == 0, task=task) for i in range(n)]
+
+
+def write(store: EpisodeStore, trace: Trace) -> None:
+    with store.begin(trace.meta.episode_id) as writer:
+        rows = {int(step): row for row, step in enumerate(trace.asked)}
+        for step, action in enumerate(trace.actions):
+            if step in rows:
+                writer.features(step, trace.features[rows[step]])
+            info = {k: float(v[rows[step]]) for k, v in trace.info.items()} if step in rows else {}
+            start = int(trace.asked[trace.asked <= step].max())
+            writer.step(
+                StepRecord(
+                    step, np.zeros(2, np.float32), action, 0.0, {"done": False}, chunk_step=step - start, info=info
+                )
+            )
+        writer.commit(trace.meta)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from failwise.cli.detect_score import EPISODES, score
 from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
-    from failwise.detect import Costs, Monitor, Trace
+    from failwise.detect import Costs, Trace
 
-EPISODES = "episodes that 'failwise collect' wrote"
 USE = "off-course"
 
 
@@ -38,8 +37,9 @@ class Fit:
     costs: str = ""
     """Learn thresholds and reactions from what goes wrong costs, as JSON: '{"missed": 1, "false_stop": 0.5,
     "ask": 0.2}'. Then a half of the episodes that calibrate, and of the failures, learn them."""
-    per_task: bool = True
-    """Also a band of its own for every task that has enough successes for one."""
+    per_task: bool = False
+    """Also a band of its own for every task that has enough successes for one; the band of the other tasks then rests
+    on theirs alone, if they are enough."""
     calibration: float = 0.4
     """Share of the successes that calibrate; the others, and all failures, fit the detector."""
     features: str = ""
@@ -50,22 +50,6 @@ class Fit:
     """The policy, to look at the demonstrations."""
     seed: int = 0
     """Of the split and of the fit."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Score recorded episodes with a detector: score, band and alarm of every step, as JSON lines."""
-
-    episodes: Path
-    """Folder of recorded episodes of the policy that the detector was fitted on."""
-    detector: Path
-    """Folder that 'failwise detect fit' wrote."""
-    out: Path | None = None
-    """File for one JSON line an episode with all steps; without it, a table only."""
-    page: Path | None = None
-    """Also an HTML page with the curves of telling episodes."""
-    videos: Path | None = None
-    """Also a folder with a video of each of these, the curve drawn in."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +80,7 @@ def fit(argv: Sequence[str]) -> int:
     """Fit and calibrate; print what the band promises."""
     import numpy as np
 
-    from failwise.detect import calibrate, calibrate_by_cost, load_traces, make_detector
+    from failwise.detect import calibrate, calibrate_by_cost, check_calibration, make_detector
 
     asked = parse(Fit, argv, "detect fit")
     existing_folder(asked.episodes, "--episodes", EPISODES)
@@ -104,21 +88,26 @@ def fit(argv: Sequence[str]) -> int:
         raise SetupError(f"--calibration {asked.calibration} must lie between 0 and 1")
     detector = make_detector(asked.detector, **_options(asked.options, "--options"))
     costs = _costs(asked.costs) if asked.costs else None
-    if costs is not None and (asked.band != Fit.band or not asked.per_task):
-        raise SetupError("--costs learns one threshold a phase for all tasks: leave --band and --no-per-task out")
+    if costs is not None and (asked.band != Fit.band or asked.per_task):
+        raise SetupError("--costs learns one threshold a phase for all tasks: leave --band and --per-task out")
     _demonstrations_given(asked)
     if asked.demos is not None and not detector.uses_demonstrations:
         raise SetupError(
             f"detector {asked.detector!r} does not use demonstrations; leave --demos out, or ask for {USE}"
         )
+    check_calibration(10**9, asked.alpha, asked.band)  # the two options, before episodes are read
     writable_folder(asked.out)
-    traces = load_traces(asked.episodes, features=asked.features)
+    traces = _unwatched(asked)
+    layouts = sorted({(t.meta.env_id, t.meta.env_seed) for t in traces if not t.failed})
+    order = np.random.default_rng(asked.seed).permutation(len(layouts))
+    held = {layouts[i] for i in order[: round(asked.calibration * len(layouts))]}
+    # Of a layout, everything on one side: who was fitted on one episode of it knows the others.
+    calibration = [t for t in traces if (t.meta.env_id, t.meta.env_seed) in held and not t.failed]
+    rest = [t for t in traces if (t.meta.env_id, t.meta.env_seed) not in held]
+    if costs is None:
+        check_calibration(len(calibration), asked.alpha, asked.band)
+    detector.check(rest, [])
     demonstrations = _demonstrations(asked, traces)
-    wins = [t for t in traces if not t.failed]
-    order = np.random.default_rng(asked.seed).permutation(len(wins))
-    held = {wins[i].meta.episode_id for i in order[: round(asked.calibration * len(wins))]}
-    calibration = [t for t in wins if t.meta.episode_id in held]
-    rest = [t for t in traces if t.meta.episode_id not in held]
     tuning: list[Trace] = []
     if costs is not None:
         calibration, tuning, rest = _for_costs(calibration, rest, asked.seed)
@@ -130,105 +119,31 @@ def fit(argv: Sequence[str]) -> int:
     else:
         monitor, spending = calibrate_by_cost(detector, tuning, calibration, asked.alpha, costs, seed=asked.seed)
         for start, share, reaction in zip(spending.starts, spending.alphas, spending.responses, strict=True):
-            print(f"from step {start}: {reaction} at a rate of false alarms of at most {share:.0%}")
+            print(f"from step {start}: {reaction} at a rate of false alarms of at most {100 * share:g}%")
         print(
             f"cost an episode, cross-validated: {spending.cost:.3f}; without any alarm {spending.cost_of_none:.3f}, "
             f"stopping with alpha spent evenly {spending.cost_of_fixed:.3f}"
         )
     monitor.save(asked.out)
+    own = set(monitor.bands) - {""}
+    others = sum(t.meta.env_id not in own for t in calibration)
     for task, band in monitor.bands.items():
+        said = f"at most {100 * band.alpha:g}% of the successes raise an alarm"
+        if not task and own and band.n + band.n_mean > others:
+            said = f"no bound of their own, as {others} successes are too few: the band of all tasks"
         print(
-            f"{task or 'all tasks'}: at most {band.alpha:.0%} of the successes raise an alarm, "
+            f"{task or ('other tasks' if own else 'all tasks')}: {said}, "
             f"from {band.n} calibration successes (and {band.n_mean} for the band's shape)"
         )
     print(asked.out)
     return 0
 
 
-def score(argv: Sequence[str]) -> int:
-    """Score episodes; print a table, write JSON lines."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from failwise.detect import load_monitor, load_traces
-    from failwise.detect.trace import checkpoint
-
-    asked = parse(Score, argv, "detect score")
-    existing_folder(asked.episodes, "--episodes", EPISODES)
-    traces = load_traces(asked.episodes)
-    monitor = load_monitor(asked.detector, checkpoint(traces[0].meta))
-    traces = [t.only(monitor.detector.pooling) for t in traces]
-    table = Table("episode", "outcome", "steps", "largest score", "alarm at step", "of the episode")
-    lines = []
-    for t in traces:
-        monitor.reset(t.meta.env_id)
-        verdicts = [monitor.update(moment) for moment in t.moments()]
-        at = monitor.alarmed_at
-        share = "" if at is None else f"{(at + 1) / len(t):.0%}"
-        largest = max(v.score for v in verdicts)
-        table.add_row(
-            t.meta.episode_id, t.meta.outcome, str(len(t)), f"{largest:.3f}", "" if at is None else str(at), share
-        )
-        lines.append(
-            {
-                "episode": t.meta.episode_id,
-                "outcome": t.meta.outcome.value,
-                "alarm_step": at,
-                "scores": [round(v.score, 6) for v in verdicts],
-                "band": [round(v.band, 6) if math.isfinite(v.band) else None for v in verdicts],
-            }
-        )
-    if asked.out is not None:
-        writable_folder(asked.out.parent)
-        asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    Console().print(table)
-    if asked.page is not None or asked.videos is not None:
-        _show(asked, monitor, traces)
-    return 0
-
-
-def _show(asked: Score, monitor: Monitor, traces: Sequence[Trace]) -> None:
-    """The page and the videos."""
-    from failwise.report.page import picture_html, write_page
-    from failwise.report.scored import draw_episode, draw_video, scored_by
-    from failwise.report.section import Section
-    from failwise.report.watched import telling
-    from failwise.store import EpisodeStore
-
-    store = EpisodeStore(asked.episodes, create=False)
-    scored = [scored_by(monitor, store.read(t.meta.episode_id), t) for t in traces]
-    shown = telling(scored)
-    if asked.page is not None:
-        writable_folder(asked.page.parent, "--page")
-        pictures = "".join(picture_html(draw_episode(one), one.title) for one in shown)
-        lost, won = (
-            [one for one in scored if (one.episode.meta.outcome != "success") == failed] for failed in (True, False)
-        )
-        counts = {
-            "failures with an alarm": f"{sum(one.alarm is not None for one in lost)} of {len(lost)}",
-            "successes with an alarm": f"{sum(one.alarm is not None for one in won)} of {len(won)}",
-        }
-        delays = [one.delay / one.episode.meta.control_hz for one in lost if one.delay is not None]
-        if delays:
-            counts["mean delay after a known onset"] = f"{sum(delays) / len(delays):.2f} s"
-        claim = f"{monitor.detector.name}, at most {monitor.band.alpha:.0%} of the successes may raise an alarm."
-        page = write_page(
-            asked.page, "Scored episodes", [(claim, str(asked.episodes))], counts,
-            [Section("Some of each kind", pictures)],
-        )  # fmt: skip
-        print(page)
-    if asked.videos is not None:
-        writable_folder(asked.videos, "--videos")
-        for one in shown:
-            if one.episode.meta.n_frames:
-                print(draw_video(one, asked.videos / f"{one.episode.id}.mp4"))
-
-
 def bench(argv: Sequence[str]) -> int:
     """Compare; write detect.json and the picture."""
     from failwise import registry
-    from failwise.detect import load_traces
-    from failwise.evaluate.detector_bench import BenchOptions, usable
+    from failwise.detect.conformal import smallest_n
+    from failwise.evaluate.detector_bench import BenchOptions, usable, with_null
     from failwise.evaluate.detector_bench import bench as run
     from failwise.report.detection import draw, table, write_bench_page
 
@@ -239,14 +154,17 @@ def bench(argv: Sequence[str]) -> int:
     for name in named:
         if name not in known:
             raise UnknownNameError("detector", name, known)
+    smallest_n(asked.alpha)  # refuses what is no rate
     _demonstrations_given(asked)
     writable_folder(asked.out)
-    traces = load_traces(asked.episodes, features=asked.features)
+    traces = _unwatched(asked)
     names = named or usable(traces, known)
     options = BenchOptions(folds=asked.folds, alpha=asked.alpha, seed=asked.seed)
     demonstrations = _demonstrations(asked, traces)
     results = run(traces, names, options, demonstrations=demonstrations, scratch=asked.out / "detectors")
-    (asked.out / "detect.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (asked.out / "detect.json").write_text(
+        json.dumps(with_null(results), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     picture = draw(results, asked.out / "detect.png")
     table(results)
     print(asked.out / "detect.json")
@@ -275,6 +193,16 @@ def _demonstrations_given(asked: Fit | Bench) -> None:
     if asked.demos is not None and asked.policy is not None:
         existing_folder(asked.demos, "--demos", "demonstrations that 'failwise collect --policy expert' wrote")
         existing_folder(asked.policy, "--policy", "the policy that acted in the episodes")
+
+
+def _unwatched(asked: Fit | Bench) -> list[Trace]:
+    """The episodes that no monitor watched.
+
+    A watched one is the unwatched one of its seed once more, up to its alarm; those that an alarm stopped are missing.
+    """
+    from failwise.detect import load_traces
+
+    return load_traces(asked.episodes, lambda m: "watch" not in m.extra, asked.features)
 
 
 def _demonstrations(asked: Fit | Bench, traces: Sequence[Trace]) -> list[Trace]:

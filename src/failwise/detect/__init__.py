@@ -10,7 +10,7 @@ from failwise.detect.conformal import (
     weighted_quantile,
 )
 from failwise.detect.load import load_detector, load_monitor, make_detector
-from failwise.detect.monitor import Monitor, calibrate, calibrate_by_cost
+from failwise.detect.monitor import Monitor, calibrate, calibrate_by_cost, check_calibration
 from failwise.detect.thresholds import Costs, Spending
 from failwise.detect.trace import Moment, Trace, load_traces
 
@@ -24,6 +24,7 @@ __all__ = [
     "Trace",
     "calibrate",
     "calibrate_by_cost",
+    "check_calibration",
     "conformal_quantile",
     "constant_band",
     "functional_band",

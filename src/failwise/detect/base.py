@@ -58,6 +58,23 @@ class Detector(ABC):
             DataError: no successes; no failures, for a detector that learns from them; no sampled chunks, for one that
                 reads them; or features that are not finite.
         """
+        self.check(traces, demonstrations)
+        self.features = traces[0].features.shape[1]
+        self.pooling = traces[0].pooling
+        drawn = traces[0].samples
+        self.samples = drawn.shape[1] if self.needs_samples and drawn is not None else 0
+        self.checkpoint = checkpoint(traces[0].meta)
+        self.demonstrations = demonstrations if self.uses_demonstrations else ()
+        self._fit(traces, seed)
+        self.demonstrations = ()
+        return self
+
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """Refuse episodes that it cannot be fitted on; ``fit`` asks first, and so can who has long work before that.
+
+        Raises:
+            DataError: as ``fit``.
+        """
         failed = sum(t.failed for t in traces)
         if failed == len(traces):
             raise DataError(f"detector {self.name!r}: no successes among {len(traces)} episodes to fit on")
@@ -72,25 +89,19 @@ class Detector(ABC):
                     f"detector {self.name!r} compares several sampled chunks, and {t.meta.episode_id} has none; "
                     "record them with: failwise collect --samples 8"
                 )
-            if not np.isfinite(t.features).all():
-                raise DataError(f"{t.meta.episode_id}: features that are not finite")
-        self.features = traces[0].features.shape[1]
-        self.pooling = traces[0].pooling
-        drawn = traces[0].samples
-        self.samples = drawn.shape[1] if self.needs_samples and drawn is not None else 0
-        self.checkpoint = checkpoint(traces[0].meta)
+            if not (np.isfinite(t.features).all() and np.isfinite(t.actions).all()):
+                raise DataError(f"{t.meta.episode_id}: features or actions that are not finite")
+            if self.needs_samples and not np.isfinite(np.asarray(t.samples)).all():
+                raise DataError(f"{t.meta.episode_id}: sampled chunks that are not finite")
         if self.uses_demonstrations:
-            self._check_demonstrations(demonstrations)
-            self.demonstrations = demonstrations
-        self._fit(traces, seed)
-        self.demonstrations = ()
-        return self
+            self._check_demonstrations(traces, demonstrations)
 
-    def _check_demonstrations(self, demonstrations: Sequence[Trace]) -> None:
+    def _check_demonstrations(self, traces: Sequence[Trace], demonstrations: Sequence[Trace]) -> None:
+        pooling, width = traces[0].pooling, traces[0].features.shape[1]
         for t in demonstrations:
-            if t.pooling != self.pooling or t.features.shape[1] != self.features:
+            if t.pooling != pooling or t.features.shape[1] != width:
                 raise DataError(
-                    f"detector {self.name!r} reads {self.pooling} of width {self.features}, the demonstration "
+                    f"detector {self.name!r} reads {pooling} of width {width}, the demonstration "
                     f"{t.meta.episode_id} has {t.pooling} of width {t.features.shape[1]}"
                 )
             if t.failed or not np.isfinite(t.features).all():
@@ -105,8 +116,20 @@ class Detector(ABC):
         """The score after this step's observation.
 
         Raises:
-            DataError: features of another width than it was fitted on, or a score that is not finite.
+            DataError: features of another width than it was fitted on, or anything that is not finite: the action,
+                features, sampled chunks, or the score.
         """
+        # Before any arithmetic: comparisons with NaN are false, so that it would pass for a harmless number.
+        for name, value in (("action", moment.action), ("features", moment.features), ("samples", moment.samples)):
+            if value is not None and not np.isfinite(value).all():
+                raise DataError(f"detector {self.name!r}: {name} that are not finite at step {moment.step}")
+        score = self._advance(moment)
+        if not np.isfinite(score):
+            raise DataError(f"detector {self.name!r} gave {score} at step {moment.step}")
+        return score
+
+    def _advance(self, moment: Moment) -> float:
+        """The score after this step: a new one where the policy was asked, else the last one."""
         if moment.features is not None:
             if moment.features.shape != (self.features,):
                 raise DataError(
@@ -116,8 +139,6 @@ class Detector(ABC):
             if self.needs_samples and moment.samples is None:
                 raise DataError(f"detector {self.name!r} needs several sampled chunks, step {moment.step} has none")
             self._held = self._score(moment)
-            if not np.isfinite(self._held):
-                raise DataError(f"detector {self.name!r} gave {self._held} at step {moment.step}")
         return self._held
 
     @abstractmethod
@@ -237,6 +258,18 @@ class Scaler:
 
 
 def positive(name: str, value: float) -> None:
-    """Refuse an option that must be positive."""
-    if not value > 0:
-        raise SetupError(f"{name} must be positive, not {value}")
+    """Refuse an option that must be a positive number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise SetupError(f"{name} must be a positive number, not {value!r}")
+
+
+def whole(name: str, value: float) -> None:
+    """Refuse an option that must be a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SetupError(f"{name} must be a positive whole number, not {value!r}")
+
+
+def share(name: str, value: float) -> None:
+    """Refuse an option that must lie in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise SetupError(f"{name} must lie in [0, 1), not {value!r}")

@@ -55,6 +55,11 @@ class Changes(Detector):
         parts = [features_CD, since_first, since_last] if self.absolute else [since_first, since_last]
         return np.concatenate(parts, axis=1)
 
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """As the other one asks."""
+        super().check(traces, demonstrations)
+        self.member.check(traces)
+
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         self.member.fit([replace(t, features=self.changed(t.features)) for t in traces], seed=seed)
         self._begin()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from failwise import registry
-from failwise.detect.base import Arrays, Detector, positive, score_trace
+from failwise.detect.base import Arrays, Detector, score_trace, whole
 from failwise.detect.conformal import conformal_quantile
 from failwise.detect.trace import Moment, Trace
 from failwise.errors import DataError, SetupError
@@ -33,9 +33,9 @@ class _Combined(Detector):
 
     def __init__(self, members: Mapping[str, Mapping[str, Any]], window: int) -> None:
         super().__init__()
-        positive("window", window)
-        if not members:
-            raise SetupError(f"detector {self.name!r} needs at least one member")
+        whole("window", window)
+        if not isinstance(members, Mapping) or not members:
+            raise SetupError(f"detector {self.name!r} needs at least one member: name -> options, not {members!r}")
         self.window = window
         self.members: dict[str, Detector] = {}
         for name, options in sorted(members.items()):  # a folder's JSON is sorted, and centre and scale go by number
@@ -47,6 +47,12 @@ class _Combined(Detector):
         self.needs_samples = any(m.needs_samples for m in self.members.values())
         self.centre = np.zeros(len(self.members))
         self.scale = np.ones(len(self.members))
+
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """As every member asks."""
+        super().check(traces, demonstrations)
+        for member in self.members.values():
+            member.check(traces)
 
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         held, rest = _hold_out(traces, seed)
@@ -74,8 +80,8 @@ class _Combined(Detector):
             member.reset()
         self._recent: deque[NDArray[np.float64]] = deque(maxlen=self.window)
 
-    def update(self, moment: Moment) -> float:
-        """The members' scores together; some of them move at every step."""
+    def _advance(self, moment: Moment) -> float:
+        # Some members move at every step.
         scores_M = np.array([member.update(moment) for member in self.members.values()])
         if moment.features is not None or not self._recent:
             self._recent.append(scores_M)
@@ -84,7 +90,7 @@ class _Combined(Detector):
         return self._together((np.mean(self._recent, axis=0) - self.centre) / self.scale)
 
     def _score(self, moment: Moment) -> float:
-        return self.update(moment)
+        return self._advance(moment)
 
     def _arrays(self) -> Arrays:
         out: Arrays = {"centre": self.centre, "scale": self.scale}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Monitor:
 
     Args:
         detector: fitted.
-        bands: by task; "" is the band of all tasks together, which also judges tasks without one of their own.
+        bands: by task; "" judges all tasks without one of their own.
     """
 
     def __init__(self, detector: Detector, bands: Mapping[str, Band]) -> None:
@@ -70,6 +71,30 @@ class Monitor:
         return cls(detector, bands)
 
 
+def check_calibration(successes: int, alpha: float, kind: str = "functional") -> None:
+    """Refuse what no band can be made of, before anything long is done for it.
+
+    Args:
+        successes: how many there are to calibrate on.
+        alpha: rate of false alarms over episodes.
+        kind: "functional" or "constant".
+
+    Raises:
+        SetupError: no such band, or alpha is no rate. DataError: too few successes for any finite bound.
+    """
+    if kind not in KINDS:
+        raise SetupError(f"unknown band {kind!r}; choose functional or constant")
+    needed = smallest_n(alpha) + (kind == "functional")
+    if successes < needed:
+        counted = successes - (kind == "functional")
+        # Rounded up: the alpha that is named must be enough.
+        instead = f", or ask for alpha {math.ceil(1e3 / (counted + 1)) / 1e3:g} or more" if counted > 0 else ""
+        raise DataError(
+            f"{successes} calibration successes bound no false-alarm rate of {alpha:g}: at least {needed} are "
+            f"needed; collect more{instead}"
+        )
+
+
 def calibrate(
     detector: Detector, successes: Sequence[Trace], alpha: float, *, kind: str = "functional", per_task: bool = False,
     seed: int = 0, scores: Sequence[NDArray[np.float64]] | None = None,
@@ -81,24 +106,19 @@ def calibrate(
         successes: the calibration episodes.
         alpha: rate of false alarms over episodes.
         kind: "functional" or "constant".
-        per_task: also a band of its own for every task that has enough successes for a finite one.
+        per_task: also a band of its own for every task that has enough successes for a finite one. The band of the
+            other tasks then rests on their successes alone, since alpha is to hold over them too; where these are too
+            few for that, it rests on all and alpha is not promised there (its ``n`` is then that of all).
         seed: of the functional band's split.
         scores: ``score_trace`` of each success, for several bands on the same; computed where not given.
 
     Raises:
         DataError: an episode that failed, or too few successes for any finite bound.
     """
-    if kind not in KINDS:
-        raise SetupError(f"unknown band {kind!r}; choose functional or constant")
     if wrong := [t for t in successes if t.failed]:
         raise DataError(f"{wrong[0].meta.episode_id} is no success: a band is calibrated on successes only")
+    check_calibration(len(successes), alpha, kind)
     needed = smallest_n(alpha) + (kind == "functional")
-    if len(successes) < needed:
-        possible = 1 / max(2, len(successes) - (kind == "functional") + 1)
-        raise DataError(
-            f"{len(successes)} calibration successes bound no false-alarm rate of {alpha:g}: at least {needed} are "
-            f"needed; collect more, or ask for alpha {possible:.2g} or more"
-        )
     scored = [score_trace(detector, t) for t in successes] if scores is None else scores
 
     def fit(rows: Sequence[int], task: str) -> Band:
@@ -107,12 +127,15 @@ def calibrate(
             return functional_band(chosen, alpha, seed=seed, task=task)
         return constant_band(chosen, alpha, task=task)
 
-    bands = {"": fit(range(len(scored)), "")}
-    if per_task:
-        for task in sorted({t.meta.env_id for t in successes}):
-            rows = [i for i, t in enumerate(successes) if t.meta.env_id == task]
-            if len(rows) >= needed:
-                bands[task] = fit(rows, task)
+    bands: dict[str, Band] = {}
+    others: list[int] = []
+    for task in sorted({t.meta.env_id for t in successes}) if per_task else []:
+        rows = [i for i, t in enumerate(successes) if t.meta.env_id == task]
+        if len(rows) >= needed:
+            bands[task] = fit(rows, task)
+        else:
+            others += rows
+    bands[""] = fit(others if len(others) >= needed else range(len(scored)), "")
     return Monitor(detector, bands)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.base import Arrays, Detector, positive
+from failwise.detect.base import Arrays, Detector, whole
 from failwise.detect.trace import Moment, Trace
 
 
@@ -26,7 +26,7 @@ class _Motion(Detector):
 
     def __init__(self, window: int = 40) -> None:
         super().__init__()
-        positive("window", window)
+        whole("window", window)
         self.window = window
         self.scale = np.ones(0)
         self._begin()
@@ -42,8 +42,7 @@ class _Motion(Detector):
     def _begin(self) -> None:
         self._recent: deque[NDArray[np.float64]] = deque(maxlen=self.window)
 
-    def update(self, moment: Moment) -> float:
-        """The score with this step's action."""
+    def _advance(self, moment: Moment) -> float:
         self._recent.append(np.asarray(moment.action, np.float64) / self.scale)
         return self._score(moment)
 
@@ -109,8 +108,7 @@ class Length(Detector):
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         pass
 
-    def update(self, moment: Moment) -> float:
-        """The number of steps so far."""
+    def _advance(self, moment: Moment) -> float:
         return self._score(moment)
 
     def _score(self, moment: Moment) -> float:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.base import Arrays, Detector, Scaler, positive, successful_features
+from failwise.detect.base import Arrays, Detector, Scaler, successful_features, whole
 from failwise.detect.trace import Moment, Trace
+from failwise.errors import DataError
 
 
 class _Neighbours(Detector):
@@ -29,8 +30,8 @@ class _Neighbours(Detector):
     def __init__(self, k: int = 5, limit: int = 20_000, demonstrations: bool = False) -> None:
         super().__init__()
         self.uses_demonstrations = demonstrations
-        positive("k", k)
-        positive("limit", limit)
+        whole("k", k)
+        whole("limit", limit)
         self.k, self.limit = k, limit
         self.scaler = Scaler()
         self.known = np.zeros((0, 0), np.float32)
@@ -39,6 +40,12 @@ class _Neighbours(Detector):
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"k": self.k, "limit": self.limit, "demonstrations": self.uses_demonstrations}
+
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """Demonstrations, where it was asked to use them."""
+        super().check(traces, demonstrations)
+        if self.uses_demonstrations and not demonstrations:
+            raise DataError(f"detector {self.name!r} was asked to use demonstrations, and none are given: --demos")
 
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         features = successful_features([*traces, *self.demonstrations])
@@ -109,7 +116,12 @@ class Mahalanobis(Detector):
         fitted = LedoitWolf().fit(successful_features(traces).astype(np.float64))
         self.mean = fitted.location_
         # precision = root @ root.T, so that the distance is one matrix product and a norm
-        self.root = np.linalg.cholesky(fitted.precision_)
+        try:
+            self.root = np.linalg.cholesky(fitted.precision_)
+        except np.linalg.LinAlgError as error:
+            raise DataError(
+                f"detector {self.name!r}: the features of the successes are all alike, so there is no covariance"
+            ) from error
 
     def _score(self, moment: Moment) -> float:
         assert moment.features is not None
@@ -129,8 +141,8 @@ class PCAKMeans(Detector):
 
     def __init__(self, components: int = 32, clusters: int = 32) -> None:
         super().__init__()
-        positive("components", components)
-        positive("clusters", clusters)
+        whole("components", components)
+        whole("clusters", clusters)
         self.components, self.clusters = components, clusters
         self.mean = np.zeros(0)
         self.basis, self.centres = np.zeros((0, 0)), np.zeros((0, 0))

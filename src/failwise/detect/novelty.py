@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from failwise.detect.base import positive, successful_features
+from failwise.detect.base import positive, successful_features, whole
 from failwise.detect.network import NetworkDetector
 from failwise.detect.trace import Moment, Trace
 
@@ -38,7 +38,8 @@ class _Learned(NetworkDetector[nn.ModuleDict]):
     def __init__(self, hidden: int = 256, steps: int = 2000, batch: int = 256, learning_rate: float = 1e-3) -> None:
         super().__init__()
         for name, value in (("hidden", hidden), ("steps", steps), ("batch", batch)):
-            positive(name, value)
+            whole(name, value)
+        positive("learning_rate", learning_rate)
         self.hidden, self.steps, self.batch, self.learning_rate = hidden, steps, batch, learning_rate
 
     def options(self) -> dict[str, Any]:

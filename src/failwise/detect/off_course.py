@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.base import Arrays, Detector, Scaler, positive
+from failwise.detect.base import Arrays, Detector, Scaler, positive, whole
 from failwise.detect.trace import Moment, Trace
-from failwise.errors import SetupError
 
 BLOCK = 1024  # rows of a distance matrix at once
 NEIGHBOURS = 20  # own samples that are asked how they ended
@@ -51,10 +50,11 @@ class OffCourse(Detector):
 
     def __init__(self, late: float = 0.1, k: int = 15, failures: float = 0.0, limit: int = 8000) -> None:
         super().__init__()
-        positive("k", k)
-        positive("limit", limit)
-        if late < 0 or failures < 0:
-            raise SetupError(f"late and failures are weights and cannot be negative, not {late} and {failures}")
+        whole("k", k)
+        whole("limit", limit)
+        for option, value in (("late", late), ("failures", failures)):
+            if value:
+                positive(option, value)
         self.late, self.k, self.failures, self.limit = late, k, failures, limit
         self.needs_failures = failures > 0
         self.scaler = Scaler()

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect.base import Arrays, Detector
+from failwise.detect.base import Arrays, Detector, share
 from failwise.detect.trace import Moment, Trace
-from failwise.errors import DataError, SetupError
+from failwise.errors import DataError
 
 
 class _Reported(Detector):
@@ -27,8 +27,7 @@ class _Reported(Detector):
 
     def __init__(self, memory: float = 0.7) -> None:
         super().__init__()
-        if not 0 <= memory < 1:
-            raise SetupError(f"memory must lie in [0, 1), not {memory}")
+        share("memory", memory)
         self.memory = memory
         self._begin()
 
@@ -36,13 +35,18 @@ class _Reported(Detector):
         """The constructor's arguments."""
         return {"memory": self.memory}
 
-    def _fit(self, traces: Sequence[Trace], seed: int) -> None:
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """Every episode must have recorded the scalar."""
+        super().check(traces, demonstrations)
         for t in traces:
             if self.scalar not in t.info:
                 raise DataError(
                     f"detector {self.name!r} reads the scalar {self.scalar!r}, which {t.meta.episode_id} did not "
                     "record; collect with an agent that computes it"
                 )
+
+    def _fit(self, traces: Sequence[Trace], seed: int) -> None:
+        pass
 
     def _begin(self) -> None:
         self._average: float | None = None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from failwise.detect.base import positive
+from failwise.detect.base import positive, share, whole
 from failwise.detect.network import NetworkDetector
 from failwise.detect.trace import Moment, Trace
 
@@ -38,7 +38,11 @@ class _Safe(NetworkDetector[nn.Module]):
     ) -> None:  # fmt: skip
         super().__init__()
         for name, value in (("hidden", hidden), ("layers", layers), ("epochs", epochs), ("batch", batch)):
-            positive(name, value)
+            whole(name, value)
+        positive("learning_rate", learning_rate)
+        share("dropout", dropout)
+        if decay:
+            positive("decay", decay)
         self.hidden, self.layers, self.epochs = hidden, layers, epochs
         self.learning_rate, self.decay, self.batch, self.dropout = learning_rate, decay, batch, dropout
 

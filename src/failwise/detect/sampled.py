@@ -17,13 +17,24 @@ from numpy.typing import NDArray
 
 from failwise.detect.base import Arrays, Detector
 from failwise.detect.trace import Moment, Trace
-from failwise.errors import SetupError
+from failwise.errors import DataError, SetupError
 
 
 class _Sampled(Detector):
     """Reads samples, learns nothing."""
 
     needs_samples = True
+    fewest = 2  # samples that it compares
+
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """Several samples an inference, where it compares them."""
+        super().check(traces, demonstrations)
+        for t in traces:
+            if t.samples is not None and t.samples.shape[1] < self.fewest:
+                raise DataError(
+                    f"detector {self.name!r} compares at least {self.fewest} sampled chunks, {t.meta.episode_id} has "
+                    f"{t.samples.shape[1]}; record more with: failwise collect --samples 8"
+                )
 
     def _fit(self, traces: Sequence[Trace], seed: int) -> None:
         pass
@@ -72,7 +83,19 @@ class STAC(_Sampled):
         if distance not in ("mmd", "kl"):
             raise SetupError(f"distance must be mmd or kl, not {distance!r}")
         self.distance, self.single = distance, single
+        self.fewest = 1 if single else 2
         self._begin()
+
+    def check(self, traces: Sequence[Trace], demonstrations: Sequence[Trace] = ()) -> None:
+        """Chunks that overlap somewhere: without a step that two inferences predict there is nothing to compare."""
+        super().check(traces, demonstrations)
+        gaps = [int(np.diff(t.asked).min()) for t in traces if len(t.asked) > 1]
+        horizon = max((t.samples.shape[2] for t in traces if t.samples is not None), default=0)
+        if not gaps or min(gaps) >= horizon:
+            raise DataError(
+                f"detector {self.name!r} compares chunks of {horizon} actions where they overlap, and these episodes "
+                f"executed all of each chunk; collect with an agent that executes fewer actions than it predicts"
+            )
 
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -17,6 +17,8 @@ from failwise.policies.pooling import DEFAULT
 from failwise.store import EpisodeStore
 from failwise.types import Actor, EpisodeMeta, Outcome
 
+KNOWN = ("injected", "labelled")  # where an onset comes from that was not guessed
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -189,3 +191,8 @@ def _read(store: EpisodeStore, meta: EpisodeMeta) -> Trace | None:
     scalars = {k: v[rows] for k, v in info.items()}
     pooling = str(meta.extra.get("features", DEFAULT))
     return Trace(meta, episode.actions(), asked, features, episode.samples(), scalars, pooling)
+
+
+def known_onset(meta: EpisodeMeta) -> int | None:
+    """The first step of an injected or labelled failure."""
+    return min((e.onset_step for e in meta.failure_events if e.source in KNOWN), default=None)

@@ -4,13 +4,16 @@ Two ends, as in SAFE (arXiv 2506.09937): ``final`` reads every episode to its ow
 the task's shortest episode ran. Successes stop when they succeed and failures run to the time limit, so that by the
 final end the length alone separates them; by the earliest stop it says nothing.
 
-An episode's score is the running maximum of its scores. Positive means failure.
+An episode's score is the running maximum of its scores. Positive means failure, timeouts among them.
+
+Figures come twice: of the episodes as they are, and of R resamples at once, in which episode m occurs counts_RM[r, m]
+times; ``failwise.evaluate.over_tasks`` draws these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from failwise.detect.conformal import Band
-from failwise.errors import DataError
 
 Counts = NDArray[np.int64]
 
@@ -29,11 +31,15 @@ class Scored:
 
     Attributes:
         task: its environment's id. failed: whether it did not succeed. scores: float64 (T,), one a step.
+        episode: its id, by which an episode that is judged in several folds is known; "" where each is another one.
+        timed_out: whether it failed by reaching the step limit.
     """
 
     task: str
     failed: bool
     scores: NDArray[np.float64]
+    episode: str = ""
+    timed_out: bool = False
 
     @cached_property
     def peak(self) -> float:
@@ -41,22 +47,28 @@ class Scored:
         return float(self.scores.max())
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with a percentile interval over resampled tasks; NaN bounds where there was one task only."""
-
-    point: float
-    lower: float
-    upper: float
-    n: int
+def shortest_of(lengths: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Task -> the fewest steps of its episodes."""
+    out: dict[str, int] = {}
+    for task, steps in lengths:
+        out[task] = min(out.get(task, steps), steps)
+    return out
 
 
-def at_earliest_stop(episodes: Sequence[Scored]) -> list[Scored]:
-    """The episodes, cut to the length of the shortest one of their task."""
-    shortest: dict[str, int] = {}
-    for e in episodes:
-        shortest[e.task] = min(shortest.get(e.task, len(e.scores)), len(e.scores))
-    return [Scored(e.task, e.failed, e.scores[: shortest[e.task]]) for e in episodes]
+def at_earliest_stop(
+    episodes: Sequence[Scored], shortest: Mapping[str, int] | None = None, share: float = 1.0
+) -> list[Scored]:
+    """The episodes, cut to the length of the shortest one of their task.
+
+    Args:
+        episodes: to cut.
+        shortest: steps of each task's shortest episode, where these episodes are only a part of the task's; a few of
+            them would be read for longer than all of them. Without it, the shortest of these.
+        share: of that length to keep, at least one step.
+    """
+    if shortest is None:
+        shortest = shortest_of((e.task, len(e.scores)) for e in episodes)
+    return [replace(e, scores=e.scores[: max(1, round(share * shortest[e.task]))]) for e in episodes]
 
 
 def roc_auc(episodes: Sequence[Scored]) -> float:
@@ -106,103 +118,43 @@ def within_tasks_of(episodes: Sequence[Scored], counts_RM: Counts) -> NDArray[np
 
 def pr_auc(episodes: Sequence[Scored]) -> float:
     """Average precision, failures positive; NaN without both outcomes."""
-    from sklearn.metrics import average_precision_score
-
-    y, s = _labels(episodes)
-    return float("nan") if y.all() or not y.any() else float(average_precision_score(y, s))
+    return float(pr_aucs(episodes, _once(episodes))[0])
 
 
-def early_auc(episodes: Sequence[Scored], share: float) -> float:
-    """ROC-AUC when only ``share`` of the task's shortest episode has been seen."""
-    cut = [
-        Scored(e.task, e.failed, e.scores[: max(1, round(share * len(e.scores)))]) for e in at_earliest_stop(episodes)
-    ]
-    return roc_auc(cut)
+def pr_aucs(episodes: Sequence[Scored], counts_RM: Counts) -> NDArray[np.float64]:
+    """``pr_auc`` of R resamples, (R,): precision at each threshold, weighted with the recall that it adds."""
+    y_M, s_M = _labels(episodes)
+    order_M = np.argsort(-s_M, kind="stable")
+    starts_G = np.flatnonzero(np.diff(s_M[order_M], prepend=np.inf) < 0)  # of each group of equal scores
+    ordered_RM = counts_RM[:, order_M].astype(np.float64)
+    found_RG = np.add.reduceat(ordered_RM * y_M[order_M], starts_G, axis=1)
+    all_RG = np.add.reduceat(ordered_RM, starts_G, axis=1)
+    precise_RG = found_RG.cumsum(1) / np.maximum(all_RG.cumsum(1), 1)
+    failures_R, wins_R = found_RG.sum(1), (all_RG - found_RG).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out: NDArray[np.float64] = (found_RG * precise_RG).sum(1) / failures_R
+    return np.where((failures_R > 0) & (wins_R > 0), out, np.nan)
 
 
-def over_folds(folds: Sequence[Sequence[Scored]], figure: Callable[[Sequence[Scored]], float]) -> Estimate:
-    """A figure, averaged over the folds in which it is defined, without an interval.
+def timestep_accuracy(episodes: Sequence[Scored], thresholds: NDArray[Any]) -> float:
+    """Best balanced accuracy over thresholds when every step is judged by its own score against the outcome.
 
-    Raises:
-        DataError: no episodes.
+    The threshold is chosen on the same episodes, so it says what the score allows, not what a band reaches.
     """
-    values = [x for x in (figure(fold) for fold in _given(folds)) if not np.isnan(x)]
-    point = float(np.mean(values)) if values else float("nan")
-    return Estimate(point, float("nan"), float("nan"), sum(map(len, folds)))
+    return float(timestep_accuracies(episodes, _once(episodes), thresholds)[0])
 
 
-def over_tasks(
-    folds: Sequence[Sequence[Scored]], figure: Callable[[Sequence[Scored], Counts], NDArray[np.float64]], *,
-    repeats: int = 500, seed: int = 0, confidence: float = 0.95,
-) -> Estimate:  # fmt: skip
-    """A figure, averaged over folds, with a bootstrap interval that draws tasks, then episodes inside each.
-
-    Tasks differ more than episodes of one task do, so an interval over episodes alone would be too narrow. Scores of
-    different folds come from detectors that were fitted apart, so they are never ranked against each other.
-
-    Args:
-        folds: the episodes of each fold.
-        figure: ``roc_aucs`` or ``within_tasks_of``; NaN where it is not defined, which leaves the fold out.
-        repeats: bootstrap samples; 0 for the figure alone.
-        seed: of the drawing.
-        confidence: of the interval.
-
-    Raises:
-        DataError: no episodes.
-    """
-    given = _given(folds)
-    random = np.random.default_rng(seed)
-    point = over_folds(given, lambda fold: float(figure(fold, _once(fold))[0])).point
-    low = high = float("nan")
-    if repeats and all(len(_rows_by_task(fold)) > 1 for fold in given):
-        values_FR = np.stack([figure(fold, _drawn(fold, repeats, random)) for fold in given])
-        defined_R = ~np.isnan(values_FR).all(0)
-        if defined_R.any():
-            means = np.nanmean(values_FR[:, defined_R], axis=0)
-            low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    return Estimate(point, low, high, sum(map(len, folds)))
-
-
-def over_length(folds: Sequence[Sequence[Scored]], *, repeats: int = 500, seed: int = 0) -> Estimate:
-    """How much the pooled ROC-AUC is above that of the steps so far, pairwise: both on the same resamples.
-
-    Tasks differ so much that two intervals overlap long before it is open which of the two scores is the better one.
-    """
-
-    def gained(episodes: Sequence[Scored], counts_RM: Counts) -> NDArray[np.float64]:
-        steps = [Scored(e.task, e.failed, np.arange(1.0, len(e.scores) + 1)) for e in episodes]
-        return roc_aucs(episodes, counts_RM) - roc_aucs(steps, counts_RM)
-
-    return over_tasks(folds, gained, repeats=repeats, seed=seed)
-
-
-def _given(folds: Sequence[Sequence[Scored]]) -> list[Sequence[Scored]]:
-    if not any(folds):
-        raise DataError("no episodes to evaluate a detector on")
-    return [fold for fold in folds if fold]
-
-
-def _once(episodes: Sequence[Scored]) -> Counts:
-    return np.ones((1, len(episodes)), np.int64)
-
-
-def _drawn(episodes: Sequence[Scored], repeats: int, random: np.random.Generator) -> Counts:
-    """How often each episode occurs in each of R resamples: tasks drawn, then as many episodes of each as it has."""
-    by_task = list(_rows_by_task(episodes).values())
-    counts_RM = np.zeros((repeats, len(episodes)), np.int64)
-    for row_M in counts_RM:
-        for task, times in enumerate(np.bincount(random.integers(len(by_task), size=len(by_task)))):
-            rows = by_task[task]
-            drawn = random.integers(len(rows), size=times * len(rows))
-            row_M[rows] = np.bincount(drawn, minlength=len(rows))
-    return counts_RM
-
-
-def _rows_by_task(episodes: Sequence[Scored]) -> dict[str, list[int]]:
-    out: dict[str, list[int]] = {}
-    for i, e in enumerate(episodes):
-        out.setdefault(e.task, []).append(i)
-    return out
+def timestep_accuracies(episodes: Sequence[Scored], counts_RM: Counts, thresholds: NDArray[Any]) -> NDArray[np.float64]:
+    """``timestep_accuracy`` of R resamples, (R,), each with its own best threshold."""
+    y_M = np.array([e.failed for e in episodes])
+    steps_M = np.array([len(e.scores) for e in episodes], np.float64)
+    at_most_MK = np.stack([np.searchsorted(np.sort(e.scores), thresholds, side="right") for e in episodes])
+    weights_RM = counts_RM.astype(np.float64)
+    total_RL = np.stack([weights_RM @ (steps_M * kind) for kind in (y_M, ~y_M)], axis=1)
+    missed_RK, quiet_RK = (weights_RM @ (at_most_MK * kind[:, None]) for kind in (y_M, ~y_M))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        both_RK = (1 - missed_RK / total_RL[:, :1] + quiet_RK / total_RL[:, 1:]) / 2
+    return np.where((total_RL > 0).all(1), both_RK.max(1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -211,7 +163,8 @@ class Alarms:
 
     Attributes:
         false_alarms, successes: successes with an alarm, out of how many.
-        detected, failures: failures with an alarm, out of how many.
+        detected, failures: failures with an alarm, out of how many, timeouts among them.
+        detected_timeouts, timeouts: of these, those that ran into the step limit.
         balanced_accuracy: mean of the two rates that are right; NaN without both outcomes.
         mean_detection: mean time of the alarm over detected failures, as a share of the episode; NaN without any.
     """
@@ -220,6 +173,8 @@ class Alarms:
     successes: int
     detected: int
     failures: int
+    detected_timeouts: int
+    timeouts: int
     balanced_accuracy: float
     mean_detection: float
 
@@ -229,21 +184,24 @@ def alarms(episodes: Sequence[Scored], band: Callable[[str], Band]) -> Alarms:
     at = [(e, band(e.task).first_alarm(e.scores)) for e in episodes]
     wins = [a for e, a in at if not e.failed]
     lost = [(e, a) for e, a in at if e.failed]
+    late = [a for e, a in lost if e.timed_out]
     false, found = sum(a is not None for a in wins), [(a + 1) / len(e.scores) for e, a in lost if a is not None]
     balanced = (1 - false / len(wins) + len(found) / len(lost)) / 2 if wins and lost else float("nan")
-    return Alarms(false, len(wins), len(found), len(lost), balanced, float(np.mean(found)) if found else float("nan"))
+    return Alarms(
+        false, len(wins), len(found), len(lost), sum(a is not None for a in late), len(late), balanced,
+        float(np.mean(found)) if found else float("nan"),
+    )  # fmt: skip
 
 
-def timestep_accuracy(episodes: Sequence[Scored], thresholds: NDArray[Any]) -> float:
-    """Best balanced accuracy over thresholds when every step is judged by its own score against the outcome."""
-    y = np.concatenate([np.full(len(e.scores), e.failed) for e in episodes])
-    s = np.concatenate([e.scores for e in episodes])
-    if y.all() or not y.any():
-        return float("nan")
-    order = np.sort(s[y]), np.sort(s[~y])
-    right = 1 - np.searchsorted(order[0], thresholds, side="right") / y.sum()
-    left = np.searchsorted(order[1], thresholds, side="right") / (~y).sum()
-    return float(((right + left) / 2).max())
+def _once(episodes: Sequence[Scored]) -> Counts:
+    return np.ones((1, len(episodes)), np.int64)
+
+
+def _rows_by_task(episodes: Sequence[Scored]) -> dict[str, list[int]]:
+    out: dict[str, list[int]] = {}
+    for i, e in enumerate(episodes):
+        out.setdefault(e.task, []).append(i)
+    return out
 
 
 def _labels(episodes: Sequence[Scored]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

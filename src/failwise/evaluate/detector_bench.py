@@ -9,38 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from failwise import registry
 from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, score_trace, smallest_n
-from failwise.detect.trace import checkpoint
+from failwise.detect.trace import checkpoint, known_onset
 from failwise.errors import DataError
 from failwise.evaluate.detection import (
+    Counts,
     Scored,
     alarms,
     at_earliest_stop,
-    early_auc,
-    over_folds,
-    over_length,
-    over_tasks,
-    pr_auc,
+    pr_aucs,
     roc_auc,
     roc_aucs,
-    timestep_accuracy,
+    shortest_of,
+    timestep_accuracies,
     within_tasks_of,
 )
+from failwise.evaluate.over_tasks import Figure, over_length, over_tasks
 from failwise.rollout.progress import track
+from failwise.types import EpisodeMeta, Outcome
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 EARLY = (0.25, 0.5, 0.75)
-FIGURES = 2  # counts up when a row's figures change: kept rows of before are measured again
+BANDS = ("functional", "constant")
+FIGURES = 3  # counts up when a row's figures change: kept rows of before are measured again
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,17 @@ def splits(traces: Sequence[Trace], folds: int, seed: int) -> list[Split]:
         for task in tasks:
             if task in unseen_tasks:
                 continue
+            layouts: dict[int, list[int]] = {}
+            for i, t in enumerate(traces):
+                if t.meta.env_id == task:
+                    layouts.setdefault(t.meta.env_seed, []).append(i)
             for failed in (False, True):
-                rows = [i for i, t in enumerate(traces) if t.meta.env_id == task and t.failed == failed]
-                rows = [rows[i] for i in random.permutation(len(rows))]
-                a, b = round(0.6 * len(rows)), round(0.8 * len(rows))
-                for part, more in zip(parts, (rows[:a], rows[a:b], rows[b:]), strict=True):
-                    part.extend(more)
+                # Episodes of one layout stay together: what was fitted on one of them knows the other.
+                units = [rows for rows in layouts.values() if traces[rows[0]].failed == failed]
+                units = [units[i] for i in random.permutation(len(units))]
+                a, b = round(0.6 * len(units)), round(0.8 * len(units))
+                for part, more in zip(parts, (units[:a], units[a:b], units[b:]), strict=True):
+                    part.extend(i for rows in more for i in rows)
         unseen = tuple(i for i, t in enumerate(traces) if t.meta.env_id in unseen_tasks)
         fit, middle, seen = (tuple(sorted(p)) for p in parts)
         out.append(Split(fit, tuple(i for i in middle if not traces[i].failed), seen, unseen))
@@ -106,11 +113,9 @@ def usable(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     """The detectors whose needs these episodes meet: sampled chunks, or the scalars that some detectors read."""
     out = []
     for name in names:
-        kind = registry.load("detector", _plain(name))
-        scalar = getattr(kind, "scalar", None)
-        if kind.needs_samples and any(t.samples is None for t in traces):
-            continue
-        if scalar is not None and any(scalar not in t.info for t in traces):
+        try:
+            make_detector(_plain(name)).check(traces)
+        except DataError:
             continue
         out.append(name)
     return out
@@ -146,6 +151,10 @@ def bench(
             f"{fewest} calibration successes in a fold bound no false-alarm rate of {options.alpha:g}: at least "
             f"{needed} are needed; collect more episodes, or ask for a larger alpha"
         )
+    for name in names:  # before the first one is measured, which may take minutes
+        detector = make_detector(_plain(name), **options.options.get(name, {}))
+        for fold in folds:
+            detector.check([traces[i] for i in fold.fit], demonstrations)
     kept = {name: _kept(scratch, name, _request(name, traces, options, demonstrations)) for name in names}
     missing = [name for name in names if kept[name] is None]
 
@@ -162,6 +171,7 @@ def bench(
     return {
         "episodes": len(traces),
         "failures": sum(t.failed for t in traces),
+        "outcomes": dict(sorted(Counter(t.meta.outcome.value for t in traces).items())),
         "tasks": sorted({t.meta.env_id for t in traces}),
         "folds": [sorted({traces[i].meta.env_id for i in fold.unseen}) for fold in folds],
         "alpha": options.alpha,
@@ -186,15 +196,25 @@ def _kept(scratch: Path | None, name: str, request: str) -> dict[str, Any] | Non
     if path is None or not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found["figures"] if found["request"] == request else None
+    return with_null(found["figures"], float("nan")) if found["request"] == request else None
 
 
 def _keep(scratch: Path | None, name: str, request: str, row: Mapping[str, Any]) -> None:
     if scratch:
         scratch.mkdir(parents=True, exist_ok=True)
         half = scratch / f"{name}.tmp"
-        half.write_text(json.dumps({"request": request, "figures": row}), encoding="utf-8")
+        half.write_text(json.dumps({"request": request, "figures": with_null(row)}, allow_nan=False), encoding="utf-8")
         half.replace(scratch / f"{name}.json")
+
+
+def with_null(figures: Any, null: float | None = None) -> Any:
+    """Figures with null instead of NaN, which JSON does not have; with ``null`` NaN, the other way round."""
+    if isinstance(figures, Mapping):
+        return {key: with_null(value, null) for key, value in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [with_null(value, null) for value in figures]
+    undefined = figures is None or (isinstance(figures, float) and math.isnan(figures))
+    return null if undefined else figures
 
 
 def _one(
@@ -202,8 +222,10 @@ def _one(
 ) -> dict[str, Any]:
     if features := options.features.get(name, ""):
         traces, demonstrations = ([t.only(features) for t in some] for some in (traces, demonstrations))
+    shortest = shortest_of((t.meta.env_id, len(t)) for t in traces)
     seen: list[list[Scored]] = []
     unseen: list[list[Scored]] = []
+    raised: dict[str, dict[str, list[tuple[Scored, int | None]]]] = {k: {"seen": [], "unseen": []} for k in BANDS}
     alarm_rows: list[dict[str, Any]] = []
     start = time.perf_counter()
     for number, fold in enumerate(folds):
@@ -214,47 +236,94 @@ def _one(
         successes = [traces[i] for i in fold.calibrate]
         scores = [score_trace(detector, t) for t in successes]
         possible = [a for a in sorted({*ALPHAS, options.alpha}) if len(successes) > smallest_n(a)]
-        for kind in ("functional", "constant"):
+        for kind in BANDS:
             for alpha in possible:
-                monitor = calibrate(detector, successes, alpha, kind=kind, scores=scores)
+                band = calibrate(detector, successes, alpha, kind=kind, scores=scores).bands[""]
                 for part, episodes in (("seen", seen[-1]), ("unseen", unseen[-1])):
-                    found = alarms(episodes, lambda task: monitor.bands[""])  # noqa: B023 - called at once
+                    found = alarms(episodes, lambda task: band)  # noqa: B023 - called at once
                     alarm_rows.append({"kind": kind, "alpha": alpha, "part": part, "fold": number, **asdict(found)})
+                    if alpha == options.alpha:
+                        raised[kind][part] += [(e, band.first_alarm(e.scores)) for e in episodes]
+    metas = {t.meta.episode_id: t.meta for t in traces}
     return {
-        "seen": _figures(seen, options),
-        "unseen": _figures(unseen, options),
+        "seen": _figures(seen, shortest, options),
+        "unseen": _figures(unseen, shortest, options),
         "alarms": alarm_rows,
+        "rates": {kind: {part: _rates(at, options) for part, at in parts.items()} for kind, parts in raised.items()},
+        "delay": {kind: {part: _delay(at, metas) for part, at in parts.items()} for kind, parts in raised.items()},
         "seconds": round(time.perf_counter() - start, 1),
     }
 
 
 def _scored(detector: Detector, traces: Sequence[Trace]) -> list[Scored]:
-    return [Scored(t.meta.env_id, t.failed, score_recorded(detector, t)) for t in traces]
+    return [
+        Scored(
+            t.meta.env_id, t.failed, score_recorded(detector, t), t.meta.episode_id, t.meta.outcome == Outcome.TIMEOUT
+        )
+        for t in traces
+    ]
 
 
-def _figures(folds: Sequence[Sequence[Scored]], options: BenchOptions) -> dict[str, Any]:
+def _figures(folds: Sequence[Sequence[Scored]], shortest: Mapping[str, int], options: BenchOptions) -> dict[str, Any]:
     """ROC-AUC within tasks and pooled and PR-AUC at both ends, early detection, and accuracy a step."""
-    cut = [at_earliest_stop(fold) for fold in folds]
-    keywords = {"repeats": options.repeats, "seed": options.seed}
+    cut = [at_earliest_stop(fold, shortest) for fold in folds]
 
-    def steps(fold: Sequence[Scored]) -> float:
+    def over(some: Sequence[Sequence[Scored]], figure: Figure) -> dict[str, Any]:
+        return asdict(over_tasks(some, figure, repeats=options.repeats, seed=options.seed))
+
+    def steps(fold: Sequence[Scored], counts_RM: Counts) -> NDArray[np.float64]:
         values = np.concatenate([e.scores for e in fold])
-        return timestep_accuracy(fold, np.quantile(values, np.linspace(0, 1, 101)))
+        return timestep_accuracies(fold, counts_RM, np.quantile(values, np.linspace(0, 1, 101)))
 
+    figures: dict[str, Figure] = {"within_tasks": within_tasks_of, "roc_auc": roc_aucs, "pr_auc": pr_aucs}
     out: dict[str, Any] = {
-        end: {
-            "within_tasks": asdict(over_tasks(which, within_tasks_of, **keywords)),
-            "roc_auc": asdict(over_tasks(which, roc_aucs, **keywords)),
-            "pr_auc": asdict(over_folds(which, pr_auc)),
-        }
+        end: {name: over(which, figure) for name, figure in figures.items()}
         for end, which in (("final", folds), ("earliest", cut))
     }
-    out["earliest"]["over_length"] = asdict(over_length(cut, **keywords))
-    for share in EARLY:
-        found = over_folds(folds, partial(early_auc, share=share))
-        out.setdefault("early", {})[f"{share:g}"] = asdict(found)
-    out["timestep_accuracy"] = asdict(over_folds(cut, steps))
+    out["earliest"]["over_length"] = asdict(over_length(cut, repeats=options.repeats, seed=options.seed))
+    out["early"] = {f"{s:g}": over([at_earliest_stop(f, shortest, s) for f in folds], roc_aucs) for s in EARLY}
+    out["timestep_accuracy"] = over(cut, steps)
+    lost = [e for fold in cut for e in fold if e.failed]
+    if any(e.timed_out for e in lost) and not all(e.timed_out for e in lost):
+        # Running out of time and doing harm are different failures: each against the successes.
+        out["apart"] = {
+            name: over([[e for e in fold if not e.failed or e.timed_out == late] for fold in cut], roc_aucs)
+            for name, late in (("failure", False), ("timeout", True))
+        }
     out["by_task"] = {
         task: roc_auc([e for e in fold if e.task == task]) for fold in cut for task in sorted({e.task for e in fold})
     }
+    return out
+
+
+def _rates(raised: Sequence[tuple[Scored, int | None]], options: BenchOptions) -> dict[str, Any]:
+    """Share of the successes and of the failures with an alarm, all folds together."""
+    out = {}
+    for name, failed in (("false_alarms", False), ("detected", True)):
+        some = [(e, at is not None) for e, at in raised if e.failed == failed]
+        if not some:
+            continue
+        alarmed_M = np.array([at for _, at in some], np.float64)
+
+        def share(episodes: Sequence[Scored], counts_RM: Counts, alarmed_M: NDArray[Any] = alarmed_M) -> NDArray[Any]:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.asarray((counts_RM @ alarmed_M) / counts_RM.sum(1), np.float64)
+
+        found = over_tasks([[e for e, _ in some]], share, repeats=options.repeats, seed=options.seed)
+        out[name] = asdict(found)
+    return out
+
+
+def _delay(raised: Sequence[tuple[Scored, int | None]], metas: Mapping[str, EpisodeMeta]) -> dict[str, Any]:
+    """From a known onset to the alarm, over detected failures that have one; alarms before it are counted apart."""
+    late = []
+    for e, at in raised:
+        onset = known_onset(metas[e.episode])
+        if e.failed and at is not None and onset is not None:
+            late.append((at - onset, (at - onset) / metas[e.episode].control_hz))
+    after = [one for one in late if one[0] >= 0]
+    out: dict[str, Any] = {"n": len(late), "before_onset": len(late) - len(after)}
+    if after:
+        out |= {"median_steps": float(np.median([a[0] for a in after]))}
+        out |= {"median_s": round(float(np.median([a[1] for a in after])), 3)}
     return out

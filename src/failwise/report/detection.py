@@ -109,7 +109,8 @@ def write_bench_page(results: Mapping[str, Any], picture: Path, path: Path) -> P
             (
                 f"{part.capitalize()} tasks: {false} of {successes} successes raised an alarm, nominal "
                 f"{results['alpha']:.0%}; {detected} of {failures} failures did.",
-                f"Functional band of {name}, all folds together.",
+                f"Functional band of {name}, all folds together; rates with intervals: "
+                f"{_rate(best, part, 'false_alarms')} and {_rate(best, part, 'detected')}.",
             )
         )
     heads = [
@@ -123,20 +124,21 @@ def write_bench_page(results: Mapping[str, Any], picture: Path, path: Path) -> P
         "at 50%",
         "at 75%",
     ]
-    heads += ["accuracy a step", "false alarms seen", "false alarms unseen", "detected unseen"]
+    heads += ["accuracy a step", "false alarms seen", "false alarms unseen", "detected unseen", "after a known onset"]
     rows = []
     for label, row in ranked:
         ends = [row[part]["earliest"] for part in ("seen", "unseen")]
-        early = [f"{row['unseen']['early'][share]['point']:.3f}" for share in ("0.25", "0.5", "0.75")]
-        here, there = (_alarms(row, part, results["alpha"]) for part in ("seen", "unseen"))
+        early = [_auc(row["unseen"]["early"][share]) for share in ("0.25", "0.5", "0.75")]
         rows.append(
             [
                 label,
                 *(_auc(e[kind]) for kind in ("within_tasks", "roc_auc") for e in ends),
-                f"{ends[1]['pr_auc']['point']:.3f}",
+                _auc(ends[1]["pr_auc"]),
                 *early,
-                f"{row['unseen']['timestep_accuracy']['point']:.3f}",
-                *(f"{a}/{b}" for a, b in (here[:2], there[:2], there[2:])),
+                _auc(row["unseen"]["timestep_accuracy"]),
+                *(_rate(row, part, "false_alarms") for part in ("seen", "unseen")),
+                _rate(row, "unseen", "detected"),
+                _delay(row),
             ]
         )
     top = ranked[:5]
@@ -148,7 +150,7 @@ def write_bench_page(results: Mapping[str, Any], picture: Path, path: Path) -> P
         "<p class='lead'>Each task is unseen in one fold. By earliest stop: every episode is read only for as long as "
         "the shortest one of its task ran, so that no score gains from the length of failures. Within tasks: ROC-AUC "
         "among the episodes of a task, averaged over tasks; pooled: of all episodes of a fold. Intervals are 95%, "
-        "by resampling tasks and episodes.</p>"
+        "by resampling tasks and episodes. Accuracy a step is that of the best threshold on these very episodes.</p>"
     )
     sections = [
         Section(
@@ -159,10 +161,16 @@ def write_bench_page(results: Mapping[str, Any], picture: Path, path: Path) -> P
     ]
     facts = {
         "episodes": str(results["episodes"]),
-        "failures": str(results["failures"]),
+        "failures": f"{results['failures']}, {results['outcomes'].get('timeout', 0)} of them timeouts",
         "tasks": str(len(results["tasks"])),
         "calibration successes a fold": ", ".join(map(str, results["calibration_successes"])),
     }
+    if any("apart" in row["unseen"] for _, row in ranked):
+        apart_rows = [
+            [label, *(_auc(row["unseen"]["apart"][kind]) for kind in ("failure", "timeout"))] for label, row in ranked
+        ]
+        heads = ["detector", "failures against successes", "timeouts against successes"]
+        sections.append(Section("Failures and timeouts apart, unseen", table_html(heads, apart_rows, "Kinds of end")))
     return write_page(path, "Failure detectors compared", sentences, facts, sections)
 
 
@@ -189,6 +197,21 @@ def _alarms(row: Mapping[str, Any], part: str, alpha: float) -> tuple[int, int, 
     names = ("false_alarms", "successes", "detected", "failures")
     first, second, third, fourth = (sum(r[name] for r in rows) for name in names)
     return first, second, third, fourth
+
+
+def _rate(row: Mapping[str, Any], part: str, name: str) -> str:
+    """A rate of alarms of the functional band with its interval over tasks."""
+    found = row["rates"]["functional"][part].get(name)
+    return "none" if found is None else _auc(found)
+
+
+def _delay(row: Mapping[str, Any]) -> str:
+    """When alarms came after an onset that is known."""
+    found = row["delay"]["functional"]["unseen"]
+    if not found["n"]:
+        return "none known"
+    after = f"median {found['median_steps']:g} steps ({found['median_s']:g} s), " if "median_s" in found else ""
+    return f"{after}{found['before_onset']} of {found['n']} before it"
 
 
 def _auc(figure: Mapping[str, float]) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.detect.trace import known_onset
 from failwise.errors import DataError
 from failwise.store import StoredEpisode
-from failwise.types import EpisodeMeta
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 BLUE, RED, GREY, ORANGE = "#2f6db3", "#b3362f", "#9aa3ad", "#d9822b"
 FRAMES = 6
 VIDEO_WIDTH = 480  # pixels
-KNOWN = ("injected", "labelled")
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ class ScoredEpisode:
         if self.delay is not None:
             parts.append(f"{self.delay} steps ({self.delay / meta.control_hz:.2f} s) after the onset")
         return ", ".join(parts)
-
-
-def known_onset(meta: EpisodeMeta) -> int | None:
-    """The first step of an injected or labelled failure."""
-    return min((e.onset_step for e in meta.failure_events if e.source in KNOWN), default=None)
 
 
 def scored_by(monitor: Monitor, episode: StoredEpisode, trace: Trace) -> ScoredEpisode:
