@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from failwise.report.watched import telling
 from failwise.rollout import RolloutItem, RolloutOptions, run_episode
 from failwise.rollout.watching import Watch
 from failwise.store import EpisodeStore
-from failwise.types import FailureEvent
+from failwise.types import FailureEvent, Outcome
 from rollout.test_watching import LENGTHS, Seeing, made_up
 
 
@@ -49,9 +50,11 @@ def test_the_picture_and_the_video_show_the_alarm(store, tmp_path):
     scored = as_recorded(next(store.read(m.episode_id) for m in store.metas() if m.arm == "plain+stop"))
     assert scored.alarm == scored.episode.meta.failure_events[0].onset_step and scored.delay is None
     assert f"alarm at step {scored.alarm}" in scored.title
+    assert len(scored.scores) == scored.alarm + 1 == scored.episode.meta.n_steps + 1, "also what was not executed"
+    assert scored.scores[-1] > scored.band[-1] and (scored.scores[:-1] <= scored.band[:-1]).all()
     picture = np.asarray(Image.open(io.BytesIO(draw_episode(scored))).convert("RGB")).astype(int)
-    red = (np.abs(picture - (179, 54, 47)).sum(-1) < 30).sum()
-    assert picture.shape[1] >= 900 and red > 100, "the alarm's line is drawn"
+    red = (np.abs(picture - (179, 54, 47)).sum(-1) < 30).sum(0)
+    assert picture.shape[1] >= 900 and red.max() > 100, "a column of the alarm's line"
     video = draw_video(scored, tmp_path / "one.mp4")
     import av
 
@@ -60,6 +63,19 @@ def test_the_picture_and_the_video_show_the_alarm(store, tmp_path):
     assert len(frames) == scored.episode.meta.n_frames
     framed = [np.abs(f[2, 10:-10].astype(int) - (179, 54, 47)).mean() < 30 for f in frames]
     assert framed[-1] and not framed[0], "from the alarm on, the picture is framed in red"
+
+
+def test_an_episode_that_was_lost_does_not_cost_the_page(store, tmp_path):
+    """What ended in an error before anybody watched it stands in the same arm."""
+    folder = tmp_path / "watched"
+    shutil.copytree(store.path, folder)
+    own = EpisodeStore(folder)
+    meta = next(m for m in own.metas() if m.arm == "plain+stop")
+    about = {"episode_id": "lost", "env_seed": 99, "outcome": Outcome.ERROR, "n_steps": 0, "error": "gone", "extra": {}}
+    about |= {"failure_events": (), "n_frames": 0, "cameras": ()}
+    with own.begin("lost") as writer:
+        writer.commit(meta.model_copy(update=about))
+    assert "Watched: plain+stop" in write_report(folder).read_text()
 
 
 def test_the_delay_is_from_a_known_onset_only(store):

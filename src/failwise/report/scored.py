@@ -31,7 +31,7 @@ class ScoredEpisode:
     Attributes:
         episode: the record.
         detector: its name.
-        scores, band: float64 (T,) a step, NaN where nobody watched.
+        scores, band: float64 (T,) a step, NaN where nobody watched; one more of an episode that the alarm stopped.
         alarm: the step of the first alarm, or None.
         onset: the step at which the failure is known to begin (injected or labelled), or None.
     """
@@ -80,8 +80,11 @@ def as_recorded(episode: StoredEpisode) -> ScoredEpisode:
     starts, info = episode.chunk_starts(), episode.info()
     at = info.get("band", np.full(len(starts), np.nan))
     band = np.repeat(at, np.diff([*starts, episode.meta.n_steps])).astype(np.float64)
+    scores = episode.scores()
+    if stopped := watch.get("stopped_at"):
+        scores, band = np.append(scores, stopped["score"]), np.append(band, stopped["band"])
     alarm = next((e.onset_step for e in episode.meta.failure_events if e.mode == "alarm"), None)
-    return ScoredEpisode(episode, str(watch["detector"]), episode.scores(), band, alarm, known_onset(episode.meta))
+    return ScoredEpisode(episode, str(watch["detector"]), scores, band, alarm, known_onset(episode.meta))
 
 
 def draw_episode(scored: ScoredEpisode) -> bytes:
@@ -124,7 +127,7 @@ def draw_video(scored: ScoredEpisode, path: Path) -> Path:
         height = round(together.shape[0] * VIDEO_WIDTH / together.shape[1])
         picture = np.asarray(Image.fromarray(together).resize((VIDEO_WIDTH, height), Image.Resampling.BILINEAR))
         plot = curve.copy()
-        x = round(left + (right - left) * min(1.0, step / max(1, episode.meta.n_steps - 1)))
+        x = round(left + (right - left) * min(1.0, step / _last(scored)))
         plot[:, max(0, x - 1) : x + 1] = (0, 0, 0)
         frame = np.concatenate([picture, plot])
         if scored.alarm is not None and step >= scored.alarm:
@@ -154,6 +157,11 @@ def _key_frames(scored: ScoredEpisode) -> list[tuple[str, NDArray[np.uint8]]]:
     return [(wanted[look], image) for look, image in zip(looks, images, strict=True)]
 
 
+def _last(scored: ScoredEpisode) -> int:
+    """The step at which the curve's axis ends: an alarm that stopped an episode was never executed, and is shown."""
+    return max(1, len(scored.scores) - 1, scored.alarm or 0)
+
+
 def _curve(axes: Axes, scored: ScoredEpisode) -> None:
     steps = np.arange(len(scored.scores))
     axes.plot(steps, scored.scores, color=BLUE, lw=1.8, drawstyle="steps-post", label=scored.detector)
@@ -170,7 +178,7 @@ def _curve(axes: Axes, scored: ScoredEpisode) -> None:
         axes.axvline(scored.onset, color=ORANGE, lw=1.6, ls=":", label="onset")
     if scored.alarm is not None:
         axes.axvline(scored.alarm, color=RED, lw=1.6, label="alarm")
-    axes.set(xlabel="step", ylabel="score", xlim=(0, max(1, len(steps) - 1)))
+    axes.set(xlabel="step", ylabel="score", xlim=(0, _last(scored)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper left")
 

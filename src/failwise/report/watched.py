@@ -29,7 +29,9 @@ def watched_sections(store: EpisodeStore) -> list[Section]:
         except DataError:
             said = []  # no unwatched twin: the pictures speak for themselves
         episodes = []
-        for meta in sorted((m for m in metas if m.arm == arm), key=lambda m: (m.env_seed, m.env_id)):
+        for meta in sorted(
+            (m for m in metas if m.arm == arm and "watch" in m.extra), key=lambda m: (m.env_seed, m.env_id)
+        ):
             try:
                 episodes.append(as_recorded(store.read(meta.episode_id)))
             except StoreError:

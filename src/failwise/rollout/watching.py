@@ -48,6 +48,7 @@ class Watch:
             raise SetupError("this detector learned no reactions; fit it with --costs, or choose another --on-alarm")
         self.ask = ask or (ask_at_terminal if on_alarm == "ask" or sys.stdin.isatty() else call_for_help)
         self.event: FailureEvent | None = None
+        self.stopped: Verdict | None = None
 
     def begin(self, agent: Agent, env: Environment) -> None:
         """Start an episode: the agent gives what the detector reads.
@@ -59,7 +60,7 @@ class Watch:
         if self.on_alarm in ("recover", "ask") and not env.spec.has_expert:
             raise SetupError(f"{env.spec.env_id} has no expert to recover with; use --on-alarm stop")
         self.monitor.reset(env.spec.env_id)
-        self.event = None
+        self.event = self.stopped = None
         policy.watch(self.monitor.detector.pooling or "prefix-mean", self.monitor.detector.samples)
 
     def see(self, step: int, action: NDArray[np.float32], chunk: ActionChunk | None) -> Verdict:
@@ -79,6 +80,7 @@ class Watch:
             decision = "go on"
         elif reaction == "ask":
             decision = self.ask(f"alarm at step {verdict.step}: {said}; next condition: {stage or 'none'}")
+        self.stopped = verdict if decision == "stop" else None
         asked = "asked, " if reaction == "ask" else ""
         evidence = f"{self.monitor.detector.name}: {said}; then: {asked}{decision}"
         self.event = FailureEvent(
@@ -88,13 +90,17 @@ class Watch:
 
     def about(self) -> dict[str, Any]:
         """What watched, for the episode's metadata."""
-        band = self.monitor.band
+        band, stopped = self.monitor.band, self.stopped
         return {
             "monitor": self.name,
             "detector": self.monitor.detector.name,
             "alpha": band.alpha,
             "calibration_successes": band.n,
             "on_alarm": self.on_alarm,
+            # An episode that is stopped has no record of that step: nothing was done.
+            **(
+                {} if self.stopped is None else {"stopped_at": {"score": self.stopped.score, "band": self.stopped.band}}
+            ),
         }
 
 
