@@ -98,9 +98,7 @@ class Watch:
             "calibration_successes": band.n,
             "on_alarm": self.on_alarm,
             # An episode that is stopped has no record of that step: nothing was done.
-            **(
-                {} if self.stopped is None else {"stopped_at": {"score": self.stopped.score, "band": self.stopped.band}}
-            ),
+            **({} if stopped is None else {"stopped_at": {"score": stopped.score, "band": stopped.band}}),
         }
 
 
