@@ -10,6 +10,7 @@ from scipy.stats import beta
 
 from failwise.detect.conformal import (
     Band,
+    Shift,
     conformal_quantile,
     constant_band,
     functional_band,
@@ -114,6 +115,42 @@ def test_weights_mend_a_shift():
         plain += new > conformal_quantile(x, ALPHA)
         weighted += new > weighted_quantile(x, ratio(x), float(ratio(new)), ALPHA)
     assert plain / REPEATS > 0.3 and weighted / REPEATS <= monte_carlo_bound(ALPHA)
+
+
+@pytest.mark.parametrize("make", [functional_band, constant_band])
+def test_bands_with_weights_hold_after_a_shift_and_without_do_not(make):
+    """Calibration mostly on easy episodes, then mostly hard ones, which score higher: the mixture has shifted."""
+    random = np.random.default_rng(6)
+
+    def drawn(hard: float) -> tuple[np.ndarray, bool]:
+        is_hard = bool(random.random() < hard)
+        return episode(random) + 1.5 * is_hard, is_hard
+
+    ratio = {True: 0.8 / 0.3, False: 0.2 / 0.7}
+    crossed = {"plain": 0, "weighted": 0}
+    repeats = 600
+    for r in range(repeats):
+        given = [drawn(0.3) for _ in range(60)]
+        new, _ = drawn(0.8)
+        shift = Shift(np.array([ratio[hard] for _, hard in given]), max(ratio.values()))
+        options = {"seed": r} if make is functional_band else {}
+        scores = [s for s, _ in given]
+        crossed["plain"] += make(scores, ALPHA, **options).first_alarm(new) is not None
+        band = make(scores, ALPHA, shift=shift, **options)
+        crossed["weighted"] += band.first_alarm(new) is not None
+        assert 1 < band.n < 60
+    assert crossed["weighted"] / repeats <= monte_carlo_bound(ALPHA, repeats) < crossed["plain"] / repeats
+
+
+def test_equal_weights_change_no_band():
+    random = np.random.default_rng(7)
+    scores = [episode(random) for _ in range(30)]
+    same = Shift(np.ones(30), 1.0)
+    for band, plain in (
+        (functional_band(scores, ALPHA, seed=2, shift=same), functional_band(scores, ALPHA, seed=2)),
+        (constant_band(scores, ALPHA, shift=same), constant_band(scores, ALPHA)),
+    ):
+        assert band.width == plain.width and band.n == plain.n and (band.mean == plain.mean).all()
 
 
 def test_a_tie_with_the_bound_is_no_alarm_however_it_rounds():

@@ -13,7 +13,7 @@ from failwise.cli.options import Actions, existing_folder, parse, run_action, wr
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
-    from failwise.detect import Costs, Trace
+    from failwise.detect import Costs, Shift, Trace
 
 USE = "off-course"
 
@@ -40,6 +40,9 @@ class Fit:
     per_task: bool = False
     """Also a band of its own for every task that has enough successes for one; the band of the other tasks then rests
     on theirs alone, if they are enough."""
+    towards: Path | None = None
+    """Episodes like those that it will watch, if these are others, of any outcome: successes that begin like them count
+    more for the band. The bound then holds there as far as the likeness can be estimated."""
     calibration: float = 0.4
     """Share of the successes that calibrate; the others, and all failures, fit the detector."""
     features: str = ""
@@ -80,7 +83,14 @@ def fit(argv: Sequence[str]) -> int:
     """Fit and calibrate; print what the band promises."""
     import numpy as np
 
-    from failwise.detect import calibrate, calibrate_by_cost, check_calibration, make_detector
+    from failwise.detect import (
+        calibrate,
+        calibrate_by_cost,
+        check_calibration,
+        load_traces,
+        make_detector,
+        shift_towards,
+    )  # fmt: skip
 
     asked = parse(Fit, argv, "detect fit")
     existing_folder(asked.episodes, "--episodes", EPISODES)
@@ -90,6 +100,10 @@ def fit(argv: Sequence[str]) -> int:
     costs = _costs(asked.costs) if asked.costs else None
     if costs is not None and (asked.band != Fit.band or asked.per_task):
         raise SetupError("--costs learns one threshold a phase for all tasks: leave --band and --per-task out")
+    if asked.towards is not None:
+        existing_folder(asked.towards, "--towards", EPISODES)
+        if asked.per_task or asked.costs:
+            raise SetupError("--towards is for one band of all tasks: leave --per-task and --costs out")
     _demonstrations_given(asked)
     if asked.demos is not None and not detector.uses_demonstrations:
         raise SetupError(
@@ -106,15 +120,21 @@ def fit(argv: Sequence[str]) -> int:
     rest = [t for t in traces if (t.meta.env_id, t.meta.env_seed) not in held]
     if costs is None:
         check_calibration(len(calibration), asked.alpha, asked.band)
-    detector.check(rest, [])
+    if asked.demos is None:
+        detector.check(rest)  # before the others are read; with demonstrations ``fit`` asks
     demonstrations = _demonstrations(asked, traces)
+    shift: Shift | None = None
     tuning: list[Trace] = []
+    if asked.towards is not None:
+        alike = load_traces(asked.towards, lambda m: "watch" not in m.extra, asked.features)
+        shift = shift_towards(calibration, alike, seed=asked.seed)
+        print(f"{len(calibration)} calibration successes count as {shift.effective} that are like {asked.towards}")
     if costs is not None:
         calibration, tuning, rest = _for_costs(calibration, rest, asked.seed)
     detector.fit(rest, seed=asked.seed, demonstrations=demonstrations)
     if costs is None:
         monitor = calibrate(
-            detector, calibration, asked.alpha, kind=asked.band, per_task=asked.per_task, seed=asked.seed
+            detector, calibration, asked.alpha, kind=asked.band, per_task=asked.per_task, seed=asked.seed, shift=shift
         )
     else:
         monitor, spending = calibrate_by_cost(detector, tuning, calibration, asked.alpha, costs, seed=asked.seed)

@@ -3,6 +3,7 @@
 from failwise.detect.base import Detector, score_recorded, score_trace
 from failwise.detect.conformal import (
     Band,
+    Shift,
     conformal_quantile,
     constant_band,
     functional_band,
@@ -11,6 +12,7 @@ from failwise.detect.conformal import (
 )
 from failwise.detect.load import load_detector, load_monitor, make_detector
 from failwise.detect.monitor import Monitor, calibrate, calibrate_by_cost, check_calibration
+from failwise.detect.shift import shift_towards
 from failwise.detect.thresholds import Costs, Spending
 from failwise.detect.trace import Moment, Trace, load_traces
 
@@ -20,6 +22,7 @@ __all__ = [
     "Detector",
     "Moment",
     "Monitor",
+    "Shift",
     "Spending",
     "Trace",
     "calibrate",
@@ -34,6 +37,7 @@ __all__ = [
     "make_detector",
     "score_recorded",
     "score_trace",
+    "shift_towards",
     "smallest_n",
     "weighted_quantile",
 ]

@@ -139,7 +139,31 @@ class Band:
         return int(above[0]) if len(above) else None
 
 
-def functional_band(successes: Sequence[NDArray[Any]], alpha: float, *, seed: int = 0, task: str = "") -> Band:
+@dataclass(frozen=True)
+class Shift:
+    """How much likelier each calibration success is among the episodes to come than among those that calibrate.
+
+    Attributes:
+        weights: (n,) likelihood ratios, one a success. new_weight: that of an episode to come; the largest that is to
+            be expected keeps the bound for all of them.
+    """
+
+    weights: NDArray[np.float64]
+    new_weight: float
+
+    def of(self, rows: Sequence[int] | NDArray[np.int64]) -> Shift:
+        """The same for some of the successes."""
+        return Shift(self.weights[np.asarray(rows, np.int64)], self.new_weight)
+
+    @property
+    def effective(self) -> int:
+        """As many equally likely successes would say as much: ``(sum w)^2 / sum w^2``."""
+        return int(self.weights.sum() ** 2 / max(float((self.weights**2).sum()), 1e-300))
+
+
+def functional_band(
+    successes: Sequence[NDArray[Any]], alpha: float, *, seed: int = 0, task: str = "", shift: Shift | None = None
+) -> Band:
     """A band that follows the scores of successes over time.
 
     A part of the successes (30%, fewer where the rest would not suffice for a finite bound) gives mean and modulation,
@@ -151,6 +175,7 @@ def functional_band(successes: Sequence[NDArray[Any]], alpha: float, *, seed: in
         alpha: rate of false alarms over episodes, in (0, 1).
         seed: of the random split.
         task: the task that the episodes are of.
+        shift: where the episodes to come are distributed otherwise; its weights are of ``successes``, in order.
 
     Raises:
         DataError: fewer than two successes, an empty one, or a score that is not finite.
@@ -168,13 +193,17 @@ def functional_band(successes: Sequence[NDArray[Any]], alpha: float, *, seed: in
     spread = np.abs(held - mean).max(0)
     # A scale of zero (one episode, or scores that are all alike) would make every exceedance infinite.
     floor = max(float(np.median(spread)), 1e-3 * float(np.abs(mean).max()), 1e-9)
-    band = Band(mean, np.maximum(spread, floor), 0.0, alpha, len(rest), n_mean, task)
-    width = conformal_quantile(np.array([band.exceedance(s) for s in rest]), alpha)
-    return Band(band.mean, band.scale, width, alpha, len(rest), n_mean, task)
+    shift = None if shift is None else shift.of(order[n_mean:])
+    n = len(rest) if shift is None else shift.effective
+    band = Band(mean, np.maximum(spread, floor), 0.0, alpha, n, n_mean, task)
+    width = _quantile(np.array([band.exceedance(s) for s in rest]), alpha, shift)
+    return Band(band.mean, band.scale, width, alpha, n, n_mean, task)
 
 
-def constant_band(successes: Sequence[NDArray[Any]], alpha: float, *, task: str = "") -> Band:
-    """One threshold for all times, from the successes' largest scores.
+def constant_band(
+    successes: Sequence[NDArray[Any]], alpha: float, *, task: str = "", shift: Shift | None = None
+) -> Band:
+    """One threshold for all times, from the successes' largest scores; arguments as of ``functional_band``.
 
     Raises:
         DataError: no successes, an empty one, or a score that is not finite.
@@ -183,7 +212,14 @@ def constant_band(successes: Sequence[NDArray[Any]], alpha: float, *, task: str 
     if not successes:
         raise DataError("a band needs at least 1 success, got none; collect more episodes")
     largest = np.array([_finite(s).max() for s in successes])
-    return Band(np.zeros(1), np.ones(1), conformal_quantile(largest, alpha), alpha, len(largest), 0, task)
+    n = len(largest) if shift is None else shift.effective
+    return Band(np.zeros(1), np.ones(1), _quantile(largest, alpha, shift), alpha, n, 0, task)
+
+
+def _quantile(values: NDArray[np.float64], alpha: float, shift: Shift | None) -> float:
+    if shift is None:
+        return conformal_quantile(values, alpha)
+    return weighted_quantile(values, shift.weights, shift.new_weight, alpha)
 
 
 def _mean_part(n: int, alpha: float) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from failwise.detect.base import Detector, score_trace
-from failwise.detect.conformal import Band, constant_band, functional_band, smallest_n
+from failwise.detect.conformal import Band, Shift, constant_band, functional_band, smallest_n
 from failwise.detect.thresholds import Costs, Spending, fewest_successes, learn_spending, spending_band
 from failwise.detect.trace import Moment, Trace
 from failwise.errors import CheckpointError, DataError, SetupError
@@ -97,7 +97,7 @@ def check_calibration(successes: int, alpha: float, kind: str = "functional") ->
 
 def calibrate(
     detector: Detector, successes: Sequence[Trace], alpha: float, *, kind: str = "functional", per_task: bool = False,
-    seed: int = 0, scores: Sequence[NDArray[np.float64]] | None = None,
+    seed: int = 0, scores: Sequence[NDArray[np.float64]] | None = None, shift: Shift | None = None,
 ) -> Monitor:  # fmt: skip
     """Bands from successes that the detector was not fitted on.
 
@@ -111,10 +111,14 @@ def calibrate(
             few for that, it rests on all and alpha is not promised there (its ``n`` is then that of all).
         seed: of the functional band's split.
         scores: ``score_trace`` of each success, for several bands on the same; computed where not given.
+        shift: where the episodes to come are distributed otherwise (``shift_towards``); not with ``per_task``.
 
     Raises:
-        DataError: an episode that failed, or too few successes for any finite bound.
+        DataError: an episode that failed, too few successes for any finite bound, or too few that are like the episodes
+            to come.
     """
+    if shift is not None and (per_task or len(shift.weights) != len(successes)):
+        raise SetupError("a shift has one weight a success, and is for one band of all tasks")
     if wrong := [t for t in successes if t.failed]:
         raise DataError(f"{wrong[0].meta.episode_id} is no success: a band is calibrated on successes only")
     check_calibration(len(successes), alpha, kind)
@@ -124,8 +128,8 @@ def calibrate(
     def fit(rows: Sequence[int], task: str) -> Band:
         chosen = [scored[i] for i in rows]
         if kind == "functional":
-            return functional_band(chosen, alpha, seed=seed, task=task)
-        return constant_band(chosen, alpha, task=task)
+            return functional_band(chosen, alpha, seed=seed, task=task, shift=shift)
+        return constant_band(chosen, alpha, task=task, shift=shift)
 
     bands: dict[str, Band] = {}
     others: list[int] = []
@@ -136,6 +140,11 @@ def calibrate(
         else:
             others += rows
     bands[""] = fit(others if len(others) >= needed else range(len(scored)), "")
+    if shift is not None and bands[""].vacuous:
+        raise DataError(
+            f"{len(successes)} calibration successes count as {bands[''].n} that are like the episodes to come: too "
+            f"few for a false-alarm rate of {alpha:g} there; calibrate on successes that are more like them"
+        )
     return Monitor(detector, bands)
 
 
