@@ -152,7 +152,7 @@ class Detector(ABC):
     def _begin(self) -> None:  # noqa: B027 - a detector without memory has nothing to forget
         """Forget the last episode."""
 
-    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """The scores (C,) of a whole episode's inferences at once, None where a detector can only go step by step."""
         return None
 
@@ -216,7 +216,7 @@ def score_trace(detector: Detector, trace: Trace) -> NDArray[np.float64]:
 
 def score_recorded(detector: Detector, trace: Trace) -> NDArray[np.float64]:
     """As ``score_trace`` up to rounding, and faster where the detector can score a whole episode at once."""
-    at_C = detector._sequence(trace.features)
+    at_C = detector._sequence(trace.features, trace.asked)
     if at_C is None:
         return score_trace(detector, trace)
     if not np.isfinite(at_C).all():

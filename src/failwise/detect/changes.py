@@ -78,8 +78,8 @@ class Changes(Detector):
         parts = [now, now - first, now - last] if self.absolute else [now - first, now - last]
         return self.member.update(replace(moment, features=np.concatenate(parts)))
 
-    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        return self.member._sequence(self.changed(features_CD))
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        return self.member._sequence(self.changed(features_CD), asked_C)
 
     def _arrays(self) -> Arrays:
         return self.member._arrays()

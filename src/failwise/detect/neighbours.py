@@ -62,14 +62,21 @@ class _Neighbours(Detector):
 
     def _score(self, moment: Moment) -> float:
         assert moment.features is not None
-        x = self._prepare(moment.features)
-        along = self.known @ x
+        return float(self._distances(self._prepare(moment.features)[None])[0])
+
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._distances(self._prepare(features_CD)).astype(np.float64)
+
+    def _distances(self, x_CD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean distance of each to its k nearest, (C,)."""
+        along_CM = x_CD @ self.known.T
         if self.metric == "cosine":
-            distance = 1.0 - along
+            distance_CM = 1.0 - along_CM
         else:
-            distance = np.sqrt(np.maximum(self._squares() - 2.0 * along + x @ x, 0.0))
-        k = min(self.k, len(distance))
-        return float(np.partition(distance, k - 1)[:k].mean())
+            squares_C1 = np.asarray((x_CD**2).sum(1, keepdims=True))
+            distance_CM = np.sqrt(np.maximum(self._squares() - 2.0 * along_CM + squares_C1, 0.0))
+        k = min(self.k, len(self.known))
+        return np.asarray(np.partition(distance_CM, k - 1, axis=1)[:, :k].mean(1))
 
     def _squares(self) -> NDArray[np.float32]:
         """||known||^2, once."""

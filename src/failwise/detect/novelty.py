@@ -77,7 +77,7 @@ class _Learned(NetworkDetector[nn.ModuleDict]):
         with torch.inference_mode():
             return float(self._value(self.network, torch.from_numpy(self.scaler(moment.features))[None])[0])
 
-    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64]:
         assert self.network is not None, "fit or load it first"
         with torch.inference_mode():
             return self._value(self.network, torch.from_numpy(self.scaler(features_CD))).double().numpy()

@@ -87,7 +87,9 @@ class OffCourse(Detector):
             self.rate = float(self.failed.mean())
             whole = _Samples(np.concatenate([ways.x for ways in self.ways], axis=1))
             some = np.random.default_rng(seed).permutation(len(self.tried.x))[:2000]
-            self.width = max(float(np.median([whole.nearest(self.tried.x[i], 5)[0].max() for i in some])), 1e-6)
+            self.width = max(
+                float(np.median([distance_K.max() for distance_K, _ in whole.nearest(self.tried.x[some], 5)])), 1e-6
+            )
         self._measure()
         self._begin()
 
@@ -104,23 +106,35 @@ class OffCourse(Detector):
 
     def _score(self, moment: Moment) -> float:
         assert moment.features is not None
-        x = self.scaler(moment.features)
-        left = 0.0
-        for view, ways, own, unit in zip(self._views(x), self.ways, self.own, self._units, strict=True):
-            distance_K, row_K = ways.nearest(view, self.k)
-            one = int(distance_K.argmin())
-            self._excess += max(0.0, float(distance_K[one] - own[row_K[one]])) / unit / len(self.ways)
-            left += float(self.left[row_K].mean()) / len(self.ways)
-        self._first = left if self._first is None else self._first
-        done = moment.step / (moment.step + left) if moment.step else 0.0
-        score = self._excess + self.late * done * (left + moment.step - self._first)
-        if self.failures:
-            distance_K, row_K = self.tried.nearest(x, NEIGHBOURS)
-            weight_K = np.exp(-0.5 * (distance_K / self.width) ** 2)
-            self._failing += float((weight_K * (self.failed[row_K] - self.rate)).sum() / (weight_K.sum() + 2.0))
-            self._asked += 1
-            score += self.failures * self._failing / self._asked
-        return score
+        return float(self._sequence_from(moment.features[None], np.array([moment.step]))[0])
+
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64]:
+        self._begin()
+        return self._sequence_from(features_CD, asked_C)
+
+    def _sequence_from(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The scores of further inferences, (C,)."""
+        x_CD = self.scaler(features_CD)
+        left_C, excess_C = np.zeros(len(x_CD)), np.zeros(len(x_CD))
+        for view, ways, own, unit in zip(self._views(x_CD), self.ways, self.own, self._units, strict=True):
+            for row, (distance_K, row_K) in enumerate(ways.nearest(view, self.k)):
+                one = int(distance_K.argmin())
+                excess_C[row] += max(0.0, float(distance_K[one] - own[row_K[one]])) / unit / len(self.ways)
+                left_C[row] += float(self.left[row_K].mean()) / len(self.ways)
+        tried = self.tried.nearest(x_CD, NEIGHBOURS) if self.failures else []
+        out = np.zeros(len(x_CD))
+        for row, (step, left) in enumerate(zip(asked_C.tolist(), left_C.tolist(), strict=True)):
+            self._excess += float(excess_C[row])
+            self._first = left if self._first is None else self._first
+            done = step / (step + left) if step else 0.0
+            out[row] = self._excess + self.late * done * (left + step - self._first)
+            if self.failures:
+                distance_K, row_K = tried[row]
+                weight_K = np.exp(-0.5 * (distance_K / self.width) ** 2)
+                self._failing += float((weight_K * (self.failed[row_K] - self.rate)).sum() / (weight_K.sum() + 2.0))
+                self._asked += 1
+                out[row] += self.failures * self._failing / self._asked
+        return out
 
     def _arrays(self) -> Arrays:
         known = {"left": self.left, "tried": self.tried.x, "failed": self.failed, "widths": np.array(self.widths)}
@@ -146,13 +160,15 @@ class _Samples:
         self.x = x_MD
         self._squares_M = np.asarray((x_MD**2).sum(1), np.float32)
 
-    def nearest(self, x_D: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Distances (K,) and rows (K,) of the k nearest, in no order."""
-        squared_M = self._squares_M - 2.0 * (self.x @ x_D)
-        k = min(k, len(squared_M))
-        row_K = np.argpartition(squared_M, k - 1)[:k]
-        # Again by differences: the product's rounding is not small beside the distance of a sample to itself.
-        return np.linalg.norm(self.x[row_K] - x_D, axis=1), row_K
+    def nearest(self, x_CD: NDArray[np.float32], k: int) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Of each point, distances (K,) and rows (K,) of the k nearest, in no order."""
+        k = min(k, len(self._squares_M))
+        out = []
+        for x_D, along_M in zip(x_CD, x_CD @ self.x.T, strict=True):
+            row_K = np.argpartition(self._squares_M - 2.0 * along_M, k - 1)[:k]
+            # Again by differences: the product's rounding is not small beside the distance of a sample to itself.
+            out.append((np.linalg.norm(self.x[row_K] - x_D, axis=1), row_K))
+        return out
 
     def nearest_of_others(self, episode_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of every sample, the distance to the nearest one of another episode, (M,); of a lone episode, zeros."""

@@ -109,7 +109,7 @@ class SafeMLP(_Safe):
         self._sum += float(torch.sigmoid(one))
         return self._sum
 
-    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64]:
         assert self.network is not None, "fit or load it first"
         with torch.inference_mode():
             each_C = torch.sigmoid(self.network(torch.from_numpy(self.scaler(features_CD)))[:, 0])
@@ -168,7 +168,7 @@ class SafeLSTM(_Safe):
             logit, self._state = cast(_Recurrent, self.network).step(x, self._state)
         return float(torch.sigmoid(logit))
 
-    def _sequence(self, features_CD: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _sequence(self, features_CD: NDArray[np.float32], asked_C: NDArray[np.int64]) -> NDArray[np.float64]:
         assert self.network is not None, "fit or load it first"
         with torch.inference_mode():
             logits_BC, _ = self.network(torch.from_numpy(self.scaler(features_CD))[None])
