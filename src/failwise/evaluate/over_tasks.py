@@ -88,9 +88,7 @@ def _drawn(folds: Sequence[Sequence[Scored]], repeats: int, random: np.random.Ge
                 by_task.setdefault(e.task, []).append(columns[key])
             places[-1].append(columns[key])
     counts_RU = np.zeros((repeats, len(columns)), np.int64)
-    tasks = list(by_task.values())
-    for row_U in counts_RU:
-        for task, times in enumerate(np.bincount(random.integers(len(tasks), size=len(tasks)), minlength=len(tasks))):
-            rows = tasks[task]
-            row_U[rows] = np.bincount(random.integers(len(rows), size=times * len(rows)), minlength=len(rows))
+    times_RK = random.multinomial(len(by_task), [1 / len(by_task)] * len(by_task), size=repeats)
+    for times_R, rows in zip(times_RK.T, by_task.values(), strict=True):
+        counts_RU[:, rows] = random.multinomial(times_R * len(rows), [1 / len(rows)] * len(rows))
     return [counts_RU[:, place] for place in places]
