@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, score_trace, smallest_n
+from failwise.detect import Detector, Trace, calibrate, make_detector, score_recorded, smallest_n
 from failwise.detect.trace import checkpoint, known_onset
 from failwise.errors import DataError
 from failwise.evaluate.detection import (
@@ -234,7 +234,7 @@ def _one(
         seen.append(_scored(detector, [traces[i] for i in fold.seen]))
         unseen.append(_scored(detector, [traces[i] for i in fold.unseen]))
         successes = [traces[i] for i in fold.calibrate]
-        scores = [score_trace(detector, t) for t in successes]
+        scores = [score_recorded(detector, t) for t in successes]
         possible = [a for a in sorted({*ALPHAS, options.alpha}) if len(successes) > smallest_n(a)]
         for kind in BANDS:
             for alpha in possible:
