@@ -146,6 +146,15 @@ def test_fit_says_for_whom_alpha_is_promised(recorded, tmp_path, capsys):
     assert "other tasks: no bound of their own, as 0 successes are too few: the band of all tasks" in said
 
 
+def test_episodes_that_no_detector_can_be_fitted_on_are_told_not_passed_over(recorded):
+    episodes = load_traces(recorded)
+    with pytest.raises(DataError, match="no successes among 100"):
+        usable([t for t in episodes if t.failed], ["mahalanobis", "length", "stac"])
+    options = BenchOptions(folds=2, features={"length": "expert-mean"})
+    with pytest.raises(DataError, match="not 'expert-mean'"):
+        bench(episodes, ["length"], options, quiet=True)
+
+
 def test_episodes_of_one_layout_stay_on_one_side():
     episodes = [t for n, task in enumerate("abcd") for t in traces(20, 100 * n, f"tiny/{task}")]
     twins = [replace(t, meta=t.meta.model_copy(update={"episode_id": f"{t.meta.episode_id}.2"})) for t in episodes]

@@ -110,14 +110,21 @@ def splits(traces: Sequence[Trace], folds: int, seed: int) -> list[Split]:
 
 
 def usable(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
-    """The detectors whose needs these episodes meet: sampled chunks, or the scalars that some detectors read."""
-    out = []
+    """The detectors whose needs these episodes meet: sampled chunks, or the scalars that some detectors read.
+
+    Raises:
+        DataError: not one can be fitted on them, with the last one's reason.
+    """
+    out, reason = [], None
     for name in names:
         try:
             make_detector(_plain(name)).check(traces)
-        except DataError:
+        except DataError as error:
+            reason = error
             continue
         out.append(name)
+    if reason is not None and not out:
+        raise reason
     return out
 
 
@@ -153,6 +160,8 @@ def bench(
         )
     for name in names:  # before the first one is measured, which may take minutes
         detector = make_detector(_plain(name), **options.options.get(name, {}))
+        if features := options.features.get(name, ""):
+            traces[0].only(features)
         for fold in folds:
             detector.check([traces[i] for i in fold.fit], demonstrations)
     kept = {name: _kept(scratch, name, _request(name, traces, options, demonstrations)) for name in names}
