@@ -82,7 +82,11 @@ def write_detection(page: Path, title: str, figures: Path, notes: Path) -> None:
             held = [r for r in row["alarms"] if (r["kind"], r["alpha"], r["part"]) == ("functional", alpha, part)]
             false, wins = sum(r["false_alarms"] for r in held), sum(r["successes"] for r in held)
             found, lost = sum(r["detected"] for r in held), sum(r["failures"] for r in held)
-            bands[-1] += [f"{rate(false / wins)} ({false}/{wins})", f"{rate(found / lost)} ({found}/{lost})"]
+            rates = row["rates"]["functional"][part]
+            bands[-1] += [
+                f"{rate(false / wins)} {interval(rates['false_alarms'])} ({false}/{wins})",
+                f"{rate(found / lost)} {interval(rates['detected'])} ({found}/{lost})",
+            ]
     known, rate_alone = results["reference"], results["task_rate"]["roc_auc"]
     parts = [
         f"# {title}",
@@ -91,9 +95,12 @@ def write_detection(page: Path, title: str, figures: Path, notes: Path) -> None:
         f"Machine: {machine['cores']} cores, {machine['processor']}, Python {machine['python']}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
         + f". {results['episodes']} episodes of the compact VLA on {len(results['tasks'])} tasks, "
-        f"seeds {results['seeds'][0]} to {results['seeds'][1]}, {results['failures']} failures; "
+        f"seeds {results['seeds'][0]} to {results['seeds'][1]}, {results['failures']} failures, "
+        f"{results['outcomes'].get('timeout', 0)} of them timeouts; "
         f"{len(results['folds'])} folds, in each of which "
-        f"{len(results['folds'][0])} tasks are unseen. Features: "
+        f"{' or '.join(map(str, sorted({len(fold) for fold in results['folds']})))} tasks are unseen. "
+        + left_out(results)
+        + "Features: "
         + "; ".join(f"`{kind}`: {', '.join(names)}" for kind, names in by_features(results["features"]).items())
         + ".",
         "## ROC-AUC",
@@ -130,6 +137,12 @@ def write_detection(page: Path, title: str, figures: Path, notes: Path) -> None:
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8").strip())
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def left_out(results: dict[str, Any]) -> str:
+    """The tasks that never failed, or never succeeded."""
+    names = [f"{task.split('/')[1]} ({results['success_by_task'][task]})" for task in results["left_out"]]
+    return f"Left out, as every episode ended alike: {', '.join(names)}. " if names else ""
 
 
 def by_features(features: dict[str, str]) -> dict[str, list[str]]:

@@ -159,7 +159,7 @@ def _key_frames(scored: ScoredEpisode) -> list[tuple[str, NDArray[np.uint8]]]:
 
 def _last(scored: ScoredEpisode) -> int:
     """The step at which the curve's axis ends: an alarm that stopped an episode was never executed, and is shown."""
-    return max(1, len(scored.scores) - 1, scored.alarm or 0)
+    return max(1, len(scored.scores) - 1, 0 if scored.alarm is None else scored.alarm + 1)
 
 
 def _curve(axes: Axes, scored: ScoredEpisode) -> None:
