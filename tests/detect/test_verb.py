@@ -17,7 +17,9 @@ from failwise.detect.neighbours import Mahalanobis
 from failwise.errors import DataError
 from failwise.evaluate.detection import Scored, roc_auc, within_tasks
 from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
+from failwise.report.detection import draw, write_bench_page
 from failwise.store import EpisodeStore
+from failwise.types import FailureEvent, Outcome
 
 QUICK = '{"k": 3}'
 
@@ -242,3 +244,39 @@ def test_a_detector_in_the_bench_reads_only_the_features_that_are_named_for_it(r
     told = bench(wide, ["mahalanobis"], chosen, quiet=True)["detectors"]["mahalanobis"]
     all_of_it = bench(wide, ["mahalanobis"], BenchOptions(folds=2, repeats=0), quiet=True)["detectors"]["mahalanobis"]
     assert earliest(told) == earliest(plain) != earliest(all_of_it)
+
+
+def test_the_time_from_a_known_onset_to_the_alarm_is_told_and_earlier_alarms_apart(recorded, tmp_path):
+    """Half of the failures have an injected onset at step 8; the others have a detector's word, which is none."""
+    episodes = []
+    for i, t in enumerate(load_traces(recorded)):
+        events = [FailureEvent(mode="slip", onset_step=8, source="injected" if i % 4 else "detected")] * t.failed
+        episodes.append(replace(t, meta=t.meta.model_copy(update={"failure_events": tuple(events)})))
+    options = BenchOptions(folds=2, repeats=5)
+    results = bench(episodes, ["mahalanobis", "length"], options, quiet=True)
+    known = sum(t.failed for i, t in enumerate(episodes) if i % 4)
+    late, early = (results["detectors"][n]["delay"]["functional"]["unseen"] for n in ("length", "mahalanobis"))
+    assert late["n"] == known and late["before_onset"] == 0, "the length alarms on every failure, when successes end"
+    assert late["median_steps"] > 15 and late["median_s"] == pytest.approx(late["median_steps"] / 20)
+    assert 0 < early["n"] <= known and early["median_steps"] < late["median_steps"]
+    page = write_bench_page(results, draw(results, tmp_path / "x.png"), tmp_path / "x.html").read_text()
+    assert "from the onset" in page and f"median {late['median_steps']:g} steps" in page
+
+
+def test_failures_and_timeouts_have_figures_apart_where_there_are_both(recorded, tmp_path):
+    episodes = load_traces(recorded)
+    alike = bench(episodes, ["length"], BenchOptions(folds=2, repeats=5), quiet=True)["detectors"]["length"]
+    assert "apart" not in alike["unseen"], "all of them are timeouts"
+    broken = [
+        replace(t, meta=t.meta.model_copy(update={"outcome": Outcome.FAILURE})) if t.failed and i % 4 else t
+        for i, t in enumerate(episodes)
+    ]
+    results = bench(broken, ["mahalanobis"], BenchOptions(folds=2, repeats=5), quiet=True)
+    row = results["detectors"]["mahalanobis"]
+    n = {kind: row["unseen"]["apart"][kind]["n"] for kind in ("failure", "timeout")}
+    lost = results["outcomes"]
+    assert n == {kind: lost[kind] + lost["success"] for kind in n} and lost["failure"] and lost["timeout"]
+    held = [r for r in row["alarms"] if (r["kind"], r["alpha"], r["part"]) == ("functional", 0.1, "unseen")]
+    assert sum(r["timeouts"] for r in held) == lost["timeout"]
+    page = write_bench_page(results, draw(results, tmp_path / "x.png"), tmp_path / "x.html").read_text()
+    assert "Failures and timeouts apart" in page
