@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from traces import traces
+from traces import traces, write
 
-from conftest import write
 from failwise.cli import main
 from failwise.detect import load_traces
 from failwise.detect.neighbours import Mahalanobis

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from failwise.cli.detect_score import EPISODES, score
 from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
     from failwise.detect import Costs, Shift, Trace
 
+EPISODES = "episodes that 'failwise collect' wrote"
 USE = "off-course"
 
 
@@ -56,6 +57,22 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Score recorded episodes with a detector: score, band and alarm of every step, as JSON lines."""
+
+    episodes: Path
+    """Folder of recorded episodes of the policy that the detector was fitted on."""
+    detector: Path
+    """Folder that 'failwise detect fit' wrote."""
+    out: Path | None = None
+    """File for one JSON line an episode with all steps; without it, a table only."""
+    page: Path | None = None
+    """Also an HTML page with the curves of telling episodes."""
+    videos: Path | None = None
+    """Also a folder with a video of each of these, the curve drawn in."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Compare all detectors on recorded episodes: fitted on some tasks, judged on others. The same command resumes."""
 
@@ -83,14 +100,7 @@ def fit(argv: Sequence[str]) -> int:
     """Fit and calibrate; print what the band promises."""
     import numpy as np
 
-    from failwise.detect import (
-        calibrate,
-        calibrate_by_cost,
-        check_calibration,
-        load_traces,
-        make_detector,
-        shift_towards,
-    )  # fmt: skip
+    from failwise.detect import calibrate, calibrate_by_cost, check_calibration, make_detector, shift_towards
 
     asked = parse(Fit, argv, "detect fit")
     existing_folder(asked.episodes, "--episodes", EPISODES)
@@ -111,7 +121,8 @@ def fit(argv: Sequence[str]) -> int:
         )
     check_calibration(10**9, asked.alpha, asked.band)  # the two options, before episodes are read
     writable_folder(asked.out)
-    traces = _unwatched(asked)
+    traces = _unwatched(asked.episodes, asked.features)
+    _same_policy(asked, traces)
     layouts = sorted({(t.meta.env_id, t.meta.env_seed) for t in traces if not t.failed})
     order = np.random.default_rng(asked.seed).permutation(len(layouts))
     held = {layouts[i] for i in order[: round(asked.calibration * len(layouts))]}
@@ -126,7 +137,7 @@ def fit(argv: Sequence[str]) -> int:
     shift: Shift | None = None
     tuning: list[Trace] = []
     if asked.towards is not None:
-        alike = load_traces(asked.towards, lambda m: "watch" not in m.extra, asked.features)
+        alike = _unwatched(asked.towards, asked.features)
         shift = shift_towards(calibration, alike, seed=asked.seed)
         print(f"{len(calibration)} calibration successes count as {shift.effective} that are like {asked.towards}")
     if costs is not None:
@@ -159,6 +170,62 @@ def fit(argv: Sequence[str]) -> int:
     return 0
 
 
+def score(argv: Sequence[str]) -> int:
+    """Score episodes; print a table, write JSON lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from failwise.detect import load_monitor, load_traces
+    from failwise.detect.trace import checkpoint, known_onset
+
+    asked = parse(Score, argv, "detect score")
+    existing_folder(asked.episodes, "--episodes", EPISODES)
+    for option, file in (("--out", asked.out), ("--page", asked.page)):
+        if file is not None and file.is_dir():
+            raise SetupError(f"{option} {file} is a folder; name a file in it")
+    traces = load_traces(asked.episodes)
+    monitor = load_monitor(asked.detector, checkpoint(traces[0].meta))
+    traces = [t.only(monitor.detector.pooling) for t in traces]
+    table = Table("episode", "outcome", "steps", "largest score", "alarm at step", "of the episode")
+    lines = []
+    for t in traces:
+        monitor.reset(t.meta.env_id)
+        verdicts = [monitor.update(moment) for moment in t.moments()]
+        at = monitor.alarmed_at
+        share = "" if at is None else f"{(at + 1) / len(t):.0%}"
+        largest, onset = max(v.score for v in verdicts), known_onset(t.meta)
+        table.add_row(
+            t.meta.episode_id, t.meta.outcome, str(len(t)), f"{largest:.3f}", "" if at is None else str(at), share
+        )
+        lines.append(
+            {
+                "episode": t.meta.episode_id,
+                "outcome": t.meta.outcome.value,
+                "alarm_step": at,
+                "onset_step": onset,
+                "delay_steps": None if at is None or onset is None else at - onset,
+                "scores": [round(v.score, 6) for v in verdicts],
+                "band": [round(v.band, 6) if math.isfinite(v.band) else None for v in verdicts],
+            }
+        )
+    if asked.out is not None:
+        writable_folder(asked.out.parent)
+        asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    Console().print(table)
+    if asked.page is not None or asked.videos is not None:
+        from failwise.report.scored_page import scored_episodes, write_scored_page, write_scored_videos
+
+        scored = scored_episodes(asked.episodes, monitor, traces)
+        if asked.page is not None:
+            writable_folder(asked.page.parent, "--page")
+            print(write_scored_page(asked.page, monitor, scored, str(asked.episodes)))
+        if asked.videos is not None:
+            writable_folder(asked.videos, "--videos")
+            for video in write_scored_videos(asked.videos, scored):
+                print(video)
+    return 0
+
+
 def bench(argv: Sequence[str]) -> int:
     """Compare; write detect.json and the picture."""
     from failwise import registry
@@ -177,7 +244,8 @@ def bench(argv: Sequence[str]) -> int:
     smallest_n(asked.alpha)  # refuses what is no rate
     _demonstrations_given(asked)
     writable_folder(asked.out)
-    traces = _unwatched(asked)
+    traces = _unwatched(asked.episodes, asked.features)
+    _same_policy(asked, traces)
     names = named or usable(traces, known)
     options = BenchOptions(folds=asked.folds, alpha=asked.alpha, seed=asked.seed)
     demonstrations = _demonstrations(asked, traces)
@@ -215,33 +283,36 @@ def _demonstrations_given(asked: Fit | Bench) -> None:
         existing_folder(asked.policy, "--policy", "the policy that acted in the episodes")
 
 
-def _unwatched(asked: Fit | Bench) -> list[Trace]:
+def _unwatched(folder: Path, features: str) -> list[Trace]:
     """The episodes that no monitor watched.
 
     A watched one is the unwatched one of its seed once more, up to its alarm; those that an alarm stopped are missing.
     """
     from failwise.detect import load_traces
 
-    return load_traces(asked.episodes, lambda m: "watch" not in m.extra, asked.features)
+    return load_traces(folder, lambda m: "watch" not in m.extra, features)
 
 
-def _demonstrations(asked: Fit | Bench, traces: Sequence[Trace]) -> list[Trace]:
-    """The demonstrations with the features of the episodes, kept beside what is made here; none where none are given.
-
-    Raises:
-        SetupError: another policy than the one that acted.
-    """
-    if asked.demos is None or asked.policy is None:
-        return []
+def _same_policy(asked: Fit | Bench, traces: Sequence[Trace]) -> None:
+    """Refuse to look at the demonstrations with another policy than the one that acted."""
     from failwise.detect.trace import checkpoint
-    from failwise.learn.demonstrations import demonstration_traces
     from failwise.policies.compact.policy import weights_sha256
 
+    if asked.policy is None:
+        return
     if (acted := checkpoint(traces[0].meta)) != (given := weights_sha256(asked.policy)):
         raise SetupError(
             f"--policy {asked.policy} is checkpoint {given[:12] or '?'}, the episodes are of {acted[:12] or '?'}: "
             "its features mean nothing there"
         )
+
+
+def _demonstrations(asked: Fit | Bench, traces: Sequence[Trace]) -> list[Trace]:
+    """The demonstrations with the features of the episodes, kept beside what is made here."""
+    if asked.demos is None or asked.policy is None:
+        return []
+    from failwise.learn.demonstrations import demonstration_traces
+
     cache = asked.out / "demonstrations.safetensors"
     return demonstration_traces(asked.demos, asked.policy, traces[0].pooling, cache=cache)
 
