@@ -13,6 +13,7 @@ from failwise.cli import main
 from failwise.detect import calibrate, make_detector, shift_towards
 from failwise.errors import DataError, SetupError
 from failwise.store import EpisodeStore
+from failwise.types import Provenance
 
 
 def begun(n: int, mean: float, start: int = 0) -> list:
@@ -57,6 +58,14 @@ def test_a_band_towards_others_is_theirs():
         calibrate(fitted, near, 0.05, kind="constant", scores=scores, shift=shift_towards(near, begun(120, 9.0, 700)))
     with pytest.raises(DataError, match=r"at least 10 episodes of either kind, not 120 .* and 3 others"):
         shift_towards(near, far[:3])
+
+
+def test_episodes_of_another_policy_are_no_shift():
+    near, others = begun(20, 0.0), begun(20, 0.0, start=100)
+    another = Provenance(checkpoint_sha256="cd" * 32)
+    others = [replace(t, meta=t.meta.model_copy(update={"provenance": another})) for t in others]
+    with pytest.raises(DataError, match="the others are of checkpoint cdcd"):
+        shift_towards(near, others)
 
 
 def test_the_command_weighs(recorded, tmp_path, capsys):

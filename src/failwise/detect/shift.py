@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from failwise.detect.conformal import Shift
-from failwise.detect.trace import Trace
+from failwise.detect.trace import Trace, checkpoint
 from failwise.errors import DataError
 
 FEWEST = 10  # episodes on either side
@@ -32,7 +32,7 @@ def shift_towards(successes: Sequence[Trace], others: Sequence[Trace], *, seed: 
         seed: of the cross-fitting.
 
     Raises:
-        DataError: too few episodes of either kind, or features of different kinds.
+        DataError: too few episodes of either kind, or features of different kinds or policies.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
@@ -46,6 +46,12 @@ def shift_towards(successes: Sequence[Trace], others: Sequence[Trace], *, seed: 
         )
     if successes[0].pooling != others[0].pooling or successes[0].features.shape[1:] != others[0].features.shape[1:]:
         raise DataError(f"the others have features {others[0].pooling}, those that calibrate {successes[0].pooling}")
+    acted, other = (checkpoint(some[0].meta) for some in (successes, others))
+    if acted and other and acted != other:
+        raise DataError(
+            f"the others are of checkpoint {other[:12]}, those that calibrate of {acted[:12]}: their features cannot be "
+            "compared; collect with the policy that is to be watched"
+        )
     x_MD = np.stack([t.features[0] for t in (*successes, *others)]).astype(np.float64)
     y_M = np.r_[np.zeros(len(successes)), np.ones(len(others))]
     inner = StratifiedKFold(3, shuffle=True, random_state=seed)
