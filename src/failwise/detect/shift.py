@@ -49,8 +49,8 @@ def shift_towards(successes: Sequence[Trace], others: Sequence[Trace], *, seed: 
     acted, other = (checkpoint(some[0].meta) for some in (successes, others))
     if acted and other and acted != other:
         raise DataError(
-            f"the others are of checkpoint {other[:12]}, those that calibrate of {acted[:12]}: their features cannot be "
-            "compared; collect with the policy that is to be watched"
+            f"the others are of checkpoint {other[:12]}, those that calibrate of {acted[:12]}: their features cannot "
+            "be compared; collect with the policy that is to be watched"
         )
     x_MD = np.stack([t.features[0] for t in (*successes, *others)]).astype(np.float64)
     y_M = np.r_[np.zeros(len(successes)), np.ones(len(others))]
