@@ -14,7 +14,7 @@ from failwise.cli import main
 from failwise.detect import load_traces
 from failwise.detect.neighbours import Mahalanobis
 from failwise.errors import DataError
-from failwise.evaluate.detection import Scored, roc_auc, within_tasks
+from failwise.evaluate.detection import Scored, at_earliest_stop, roc_auc, shortest_of, within_tasks
 from failwise.evaluate.detector_bench import BenchOptions, bench, splits, usable
 from failwise.report.detection import draw, write_bench_page
 from failwise.store import EpisodeStore
@@ -279,3 +279,20 @@ def test_failures_and_timeouts_have_figures_apart_where_there_are_both(recorded,
     assert sum(r["timeouts"] for r in held) == lost["timeout"]
     page = write_bench_page(results, draw(results, tmp_path / "x.png"), tmp_path / "x.html").read_text()
     assert "Failures and timeouts apart" in page
+
+
+def test_a_task_is_cut_at_the_same_step_wherever_it_is_judged(recorded, monkeypatch):
+    """At its shortest episode of all: the shortest of the fifth that is judged on seen tasks is longer."""
+    episodes = load_traces(recorded)
+    shortest = shortest_of((t.meta.env_id, len(t)) for t in episodes)
+    cut: set[tuple[str, int]] = set()
+
+    def watched(fold, *more):
+        out = at_earliest_stop(fold, *more)
+        if len(more) < 2:  # the whole of it, no share
+            cut.update((e.task, len(e.scores)) for e in out)
+        return out
+
+    monkeypatch.setattr("failwise.evaluate.detector_bench.at_earliest_stop", watched)
+    bench(episodes, ["length"], BenchOptions(folds=2, repeats=0), quiet=True)
+    assert cut == set(shortest.items())

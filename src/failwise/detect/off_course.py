@@ -85,10 +85,10 @@ class OffCourse(Detector):
             self.tried = _Samples(self.scaler(np.concatenate([t.features for t in traces])))
             self.failed = np.concatenate([np.full(len(t.features), t.failed, np.float32) for t in traces])
             self.rate = float(self.failed.mean())
-            whole = _Samples(np.concatenate([ways.x for ways in self.ways], axis=1))
+            together = _Samples(np.concatenate([ways.x for ways in self.ways], axis=1))
             some = np.random.default_rng(seed).permutation(len(self.tried.x))[:2000]
             self.width = max(
-                float(np.median([distance_K.max() for distance_K, _ in whole.nearest(self.tried.x[some], 5)])), 1e-6
+                float(np.median([distance_K.max() for distance_K, _ in together.nearest(self.tried.x[some], 5)])), 1e-6
             )
         self._measure()
         self._begin()

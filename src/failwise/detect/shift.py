@@ -24,7 +24,8 @@ def shift_towards(successes: Sequence[Trace], others: Sequence[Trace], *, seed: 
     """Weights of calibration successes for a band that is to hold on other episodes.
 
     Only what the policy saw at the first inference is read, never how an episode ended. The ratio is estimated, so the
-    bound holds as far as the estimate does.
+    bound holds as far as the estimate does. An episode to come is taken to weigh as much as the 95th percentile of the
+    others: one band is to serve for all but the oddest of them.
 
     Args:
         successes: the calibration episodes.
