@@ -54,6 +54,18 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class Recomputes(Protocol):
+    """An environment that can compute its derived quantities anew, such as the poses that a renderer draws.
+
+    Optional. It lets the conformance check tell whether ``reset`` left the images of an earlier layout behind.
+    """
+
+    def recompute(self) -> Observation:
+        """The observation of this moment, from the state alone. No time passes, and the next step stays the same."""
+        ...
+
+
+@runtime_checkable
 class Arm(Protocol):
     """An environment whose hand can be led: what failures on purpose and corrective moves need.
 

@@ -327,6 +327,52 @@ def with_arm(**changes: Any) -> Callable[[], TinyEnv]:
 
 
 REACH = "move to the red disc"
+
+
+class LateLayout(Watched):
+    """Draws what it drew before the last reset, until something moves: a simulator without a forward computation."""
+
+    def reset(self, **options: Any) -> Answer:
+        before = getattr(self, "_last", None)
+        observation, info = super().reset(**options)
+        self._last = {camera: observation.images[camera] for camera in observation.images}
+        if before is None:
+            return observation, info
+        return replace(observation, images=before), info
+
+    def step(self, action: Any) -> Step:
+        answer = super().step(action)
+        self._last = {camera: answer[0].images[camera] for camera in answer[0].images}
+        return answer
+
+
+class LateProprioception(TinyEnv):
+    """Tells a state at reset that its own computation of the same moment does not confirm."""
+
+    def reset(self, **options: Any) -> Answer:
+        observation, info = super().reset(**options)
+        return replace(observation, state=observation.state + np.float32(1e-3)), info
+
+    def recompute(self) -> Observation:
+        return super()._observation()
+
+
+class SharedScene(Watched):
+    """Two of them draw into one scene, so what is seen last may be the other's."""
+
+    scene: Mapping[str, Any] = {}
+
+    def see(self, observation: Observation) -> Observation:
+        def render(camera: str) -> Any:
+            if not SharedScene.scene:
+                SharedScene.scene = {name: observation.images[name] for name in observation.images}
+            return SharedScene.scene[camera]
+
+        SharedScene.scene = {}
+        version = self._version
+        return replace(observation, images=LazyImages(("top", "robot"), render, lambda: self._version == version))
+
+
 BREAKS: list[tuple[Callable[[], TinyEnv], str]] = [
     (with_spec(env_id="reach"), r"spec\.env_id is 'reach'; expected 'suite/task'"),
     (with_spec(action_high=np.ones(3)), r"spec\.action_high is not a float32 vector"),
@@ -384,6 +430,8 @@ BREAKS: list[tuple[Callable[[], TinyEnv], str]] = [
     (lambda: Reckless("push"), r"nudge\(\) along x gave .* outside the action bounds"),
     (with_arm(axes=("x", "up")), r"axes names 'up'"),
     (with_arm(gripper=(3, 1.0)), r"gripper is \(3, 1\.0\)"),
+    (lambda: LateLayout("push"), r"right after reset\(seed=0\) differs in \d+ of 1024 pixels .* after restore"),
+    (lambda: LateProprioception("push"), r"observation\.state right after reset\(seed=0\) is .* after restore"),
     (lambda: Crashing("push"), r"snapshots: raised KeyError: 'qpos'; expected no exception\. Fix .*test_conformance"),
 ]
 
@@ -400,3 +448,9 @@ def test_all_problems_are_told_at_once() -> None:
     env.spec = replace(env.spec, has_expert=False)
     with pytest.raises(NonconformingError, match=r"(?s)tiny/push breaks .* in 2 ways:.*1\. .*2\. "):
         assert_conforms(env)
+
+
+def test_two_environments_that_share_a_scene_are_caught() -> None:
+    assert check_env(make("push"), other=make("reach")) == []
+    problems = check_env(SharedScene("push"), other=SharedScene("reach"))
+    assert any("an image of tiny/push changes when tiny/reach renders" in problem for problem in problems), problems

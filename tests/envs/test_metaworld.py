@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -74,7 +78,84 @@ def test_restore_is_exact_for_actions_that_no_expert_takes(env):
 
 
 def test_it_conforms(env):
-    assert_conforms(env)
+    assert_conforms(env, other=make_env("metaworld/assembly", image_size=64))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_first_observation_is_of_the_layout_that_reset_drew(task):
+    """Upstream leaves bodies, sites and joints where the layout before had them; 35 of the 50 tasks showed it."""
+    env = make_env(f"metaworld/{task}", image_size=64)
+    import mujoco  # after the adapter, which chooses the renderer
+
+    upstream = env._env
+    for seed in (0, 1):
+        first, _ = env.reset(seed=seed)
+        shown, state, raw = dict(first.images), first.state, env._raw.copy()
+        ways = {
+            "restore": lambda: env.restore(env.snapshot()),
+            "recompute": env.recompute,
+            "mj_forward": lambda: (mujoco.mj_forward(upstream.model, upstream.data), env.recompute())[1],
+        }
+        for way, again in ways.items():
+            other = again()
+            for camera, image in shown.items():
+                assert np.array_equal(other.images[camera], image), (way, camera)
+            assert np.array_equal(other.state, state), way
+            np.testing.assert_allclose(upstream._get_curr_obs_combined_no_goal(), raw[:18], atol=1e-12, err_msg=way)
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["pick-out-of-hole", "sweep", "door-lock"])
+def test_a_restored_moment_looks_as_it_did_after_its_step(task):
+    """Upstream's goal markers are drawn where its last computation put them, which a restore has to repeat."""
+    env = make_env(f"metaworld/{task}", image_size=64)
+    env.reset(seed=2)
+    for _ in range(7):
+        observation, *_ = env.step(env.expert())
+    shown = dict(observation.images)
+    snapshot = env.snapshot()
+    env.reset(seed=3)
+    restored = env.restore(snapshot)
+    for camera, image in shown.items():
+        assert np.array_equal(restored.images[camera], image), camera
+    env.close()
+
+
+def test_the_first_observation_changes_no_physics(env):
+    """What upstream's own reset and step give, bit for bit: only what is computed from the state is new."""
+    from failwise.envs.metaworld.env import _upstream
+
+    upstream = _upstream(env.spec.env_id.partition("/")[2])
+    random = np.random.default_rng(5)
+    env.reset(seed=21)
+    upstream.seed(21)
+    upstream.reset()
+    for _ in range(40):
+        action = random.uniform(-1, 1, 4).astype(np.float32)
+        _, reward, *_ = env.step(action)
+        raw, expected, *_ = upstream.step(action)
+        assert np.array_equal(env._raw[:18], raw[:18])
+        assert reward == float(expected)
+
+
+@pytest.mark.parametrize("first", ["mujoco", "failwise.envs.metaworld.env"])
+def test_an_import_order_that_leaves_no_renderer_is_one_line(first):
+    code = (
+        f"import {first}, failwise\n"
+        "try:\n    failwise.make_env('metaworld/reach').reset(seed=0)[0].images['corner']\n"
+        "except failwise.errors.FailwiseError as error:\n    print('refused:', error)\n"
+        "else:\n    print('rendered')\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY", "PYOPENGL_PLATFORM")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    if first == "mujoco":
+        assert len(lines) == 1 and "refused:" in lines[0] and "MUJOCO_GL=egl" in lines[0], lines
+    else:
+        assert lines == ["rendered"]
 
 
 def test_a_failing_simulator_ends_the_episode_with_a_reason(env, monkeypatch):

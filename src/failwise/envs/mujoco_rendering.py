@@ -15,6 +15,7 @@ import numpy as np
 from mujoco import gl_context
 from numpy.typing import NDArray
 
+from failwise.envs.rendering_backend import ORDER_REMEDY
 from failwise.errors import MissingDependencyError
 
 MAX_SIDE = 512
@@ -38,6 +39,17 @@ def _shared_context() -> Any:
             ) from error
     _context.make_current()
     return _context
+
+
+def _drawing_context(model: mujoco.MjModel) -> Any:
+    try:
+        return mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+    except mujoco.FatalError as error:  # a context of GLFW without a screen opens, and turns out to be none
+        chosen = gl_context.GLContext.__module__.rpartition(".")[2]
+        raise MissingDependencyError(
+            f"MuJoCo cannot render with {chosen}, which it chose when it was imported with "
+            f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}: {ORDER_REMEDY}"
+        ) from error
 
 
 class FastRenderer:
@@ -67,7 +79,7 @@ class FastRenderer:
             self._option.geomgroup[group] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._mjr: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+        self._mjr: Any = _drawing_context(model)
 
     def render(self, data: mujoco.MjData, camera_id: int, upside_down: bool = False) -> NDArray[np.uint8]:
         """One picture, uint8 (height, width, 3), row 0 at the top.

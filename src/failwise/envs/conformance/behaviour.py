@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from failwise.envs.conformance.returns import kind, sample_actions
 from failwise.envs.lazy import StaleObservationError
 from failwise.errors import EpisodeError
-from failwise.protocols import Environment
+from failwise.protocols import Environment, Recomputes
 from failwise.types import Observation
 
 _SEEDS = (0, 50, 100, *range(1, 8), *(100_000 * k + j for k in (1, 2, 3) for j in range(5)))
@@ -88,6 +88,54 @@ def check_pictures(env: Environment) -> Iterator[str]:
         )
     if not np.array_equal(state, seen.state):
         yield "observation.state changes with later steps; expected it to stay. Fix: return a copy of the state"
+
+
+def check_first_image(env: Environment) -> Iterator[str]:
+    """The observation right after reset shows the layout that reset drew, not one from before.
+
+    A simulator may write a layout into its model and leave the poses that its renderer draws as they were. Two ways
+    round to the same moment tell: through a snapshot, and through ``recompute()`` where the environment has it.
+    """
+    routes: dict[str, Callable[[], Observation]] = {"restore(snapshot())": lambda: env.restore(env.snapshot())}
+    if isinstance(env, Recomputes):
+        routes["recompute()"] = env.recompute
+    for seed in _SEEDS[:3]:
+        for route, again in routes.items():
+            first = env.reset(seed=seed)[0]
+            shown = {camera: first.images[camera].copy() for camera in env.spec.cameras}
+            second = again()
+            for camera, image in shown.items():
+                differing = int((image != second.images[camera]).any(-1).sum())
+                if differing:
+                    yield (
+                        f"camera {camera!r} right after reset(seed={seed}) differs in {differing} of "
+                        f"{image.shape[0] * image.shape[1]} pixels from the same moment after {route}; expected the "
+                        "same image. Fix reset(): let the simulator compute all poses from the new layout before it "
+                        "returns (in MuJoCo: mj_forward)"
+                    )
+                    return
+            if not np.allclose(first.state, second.state, atol=1e-6, rtol=0):
+                yield (
+                    f"observation.state right after reset(seed={seed}) is {first.state.tolist()}, and "
+                    f"{second.state.tolist()} at the same moment after {route}; expected the same. Fix reset()"
+                )
+                return
+
+
+def check_two_at_once(env: Environment, other: Environment) -> Iterator[str]:
+    """Two environments of one process leave each other's images alone, in whatever order they render."""
+    for first, second in ((env, other), (other, env)):
+        alone = _look(first.reset(seed=1)[0])
+        _look(second.reset(seed=2)[0])
+        late = first.reset(seed=1)[0]
+        _look(second.step(sample_actions(second, 1)[0])[0])
+        if _look(late) != alone or _look(first.reset(seed=1)[0]) != alone:
+            yield (
+                f"an image of {first.spec.env_id} changes when {second.spec.env_id} renders in the same process; "
+                "expected the same image. Fix the rendering: make the environment's own context and buffer current "
+                "before each image, and share no scene, model or texture between environments"
+            )
+            return
 
 
 def check_snapshots(env: Environment) -> Iterator[str]:
@@ -238,6 +286,6 @@ def _look(observation: Observation) -> bytes:
 
 
 CHECKS = (
-    check_instruction_option, check_seeds, check_pictures, check_snapshots, check_step_limit, check_expert,
-    check_bad_actions,
+    check_instruction_option, check_seeds, check_pictures, check_first_image, check_snapshots, check_step_limit,
+    check_expert, check_bad_actions,
 )  # fmt: skip

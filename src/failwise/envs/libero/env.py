@@ -208,6 +208,12 @@ class LiberoEnv:
         self._version += 1
         return self._observation()
 
+    def recompute(self) -> Observation:
+        """Compute anew where everything is; no time passes, and the next step is the same, bit for bit."""
+        self._world.recompute()
+        self._version += 1
+        return self._observation()
+
     def close(self) -> None:
         """Free the simulator and its renderer."""
         self._world.close()

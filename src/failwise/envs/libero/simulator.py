@@ -6,7 +6,6 @@ Everything that leaves it is in metres and radians; positions are in the world's
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from failwise.envs.rendering_backend import prepare_rendering
 from failwise.errors import MissingDependencyError, SetupError
 
 if TYPE_CHECKING:
     from failwise.envs.libero.benchmark import TaskFiles
 
-if sys.platform == "linux":
-    os.environ.setdefault("MUJOCO_GL", "egl")
-    # Software rendering in the calling thread: the same pixels, and workers do not fight over the cores.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
+prepare_rendering()  # before the first import of mujoco
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 CONTROL_HZ = 20
@@ -201,9 +198,16 @@ class Simulator:
         for name in _CONTROLLER:
             setattr(self._robot.controller, name, np.array(snapshot[f"controller/{name}"]))
         self._robot.gripper.current_action = np.array(snapshot["fingers"])
+        self.recompute()
+
+    def recompute(self) -> None:
+        """Compute anew where everything is; no time passes, and the next step is the same, bit for bit."""
+        kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(self._mujoco.mj_stateSize(self.model, kind))
+        self._mujoco.mj_getState(self.model, self.data, state, kind)
         self._refresh()
-        # That solved the contacts anew; the next step is to start from the answer that the snapshot remembers.
-        self._mujoco.mj_setState(self.model, self.data, snapshot["mj"], kind)
+        # That solved the contacts anew; the next step is to start from the answer that was remembered.
+        self._mujoco.mj_setState(self.model, self.data, state, kind)
 
     def close(self) -> None:
         """Free the renderer's objects and the simulator."""

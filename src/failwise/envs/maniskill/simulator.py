@@ -140,6 +140,10 @@ class Simulator:
         self._held = {thing.name for thing, held in zip(self._things, snapshot["held"], strict=True) if held}
         self._changed()
 
+    def recompute(self) -> None:
+        """Forget all that was computed of this moment: the next question and the next image ask the simulation."""
+        self._changed()
+
     def _changed(self) -> None:
         """What was known of the moment before is of no use any more."""
         self._fresh = False

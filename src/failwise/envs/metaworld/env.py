@@ -8,14 +8,14 @@ Departures from ``gymnasium.make("Meta-World/MT1")``, and why:
 * ``reset(seed=)`` upstream ignores its seed and draws from 50 fixed layouts, so training and test layouts coincide.
   Here each seed draws a new layout from the task's whole continuous range, and repeats exactly.
 * ``corner2`` is moved closer: from its stock pose the objects are two pixels wide.
-* Pictures render on access only, without multi-sampling and shadows.
+* Images render on access only, without multi-sampling and shadows.
+* ``reset`` upstream writes bodies, sites and joints of the layout into the model and returns without computing where
+  that puts them: images and object positions are still those of the default layout. Here they are computed first.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import warnings
 from collections.abc import Mapping
 from functools import cache
@@ -27,13 +27,11 @@ from numpy.typing import NDArray
 
 from failwise.envs.given import checked_action, seed_or_random
 from failwise.envs.lazy import LazyImages
+from failwise.envs.rendering_backend import prepare_rendering
 from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
 from failwise.types import EnvSpec, Observation
 
-if sys.platform == "linux":
-    os.environ.setdefault("MUJOCO_GL", "egl")
-    # Software rendering in the calling thread: the same pixels, and workers do not fight over the cores.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
+prepare_rendering()  # before the first import of mujoco
 
 STEP_LIMIT = 200
 CONTROL_HZ = 80.0
@@ -134,7 +132,11 @@ class MetaWorldEnv:
         seed = seed_or_random(seed)
         self._instruction = (options or {}).get("instruction", self.spec.instruction)
         self._env.seed(seed)
-        self._raw, _ = self._env.reset()
+        raw, _ = self._env.reset()
+        self._derive_poses()
+        now = self._env._get_curr_obs_combined_no_goal()
+        self._env._prev_obs = now.copy()
+        self._raw = np.concatenate([now, now, raw[-3:]])  # this moment, the one before, the goal
         self._steps = 0
         self._version += 1
         conditions = dict.fromkeys(CONDITIONS, False)
@@ -195,14 +197,9 @@ class MetaWorldEnv:
 
         MuJoCo's integration state alone is not enough: rewards and success read attributes that reset sets.
         """
-        import mujoco
-
         env = self._env
-        size = mujoco.mj_stateSize(env.model, mujoco.mjtState.mjSTATE_INTEGRATION)
-        state = np.empty(size)
-        mujoco.mj_getState(env.model, env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
         arrays: dict[str, NDArray[Any]] = {
-            "mj": state,
+            "mj": self._integration_state(),
             "body_pos": env.model.body_pos.copy(),
             "body_quat": env.model.body_quat.copy(),
             "site_pos": env.model.site_pos.copy(),
@@ -237,13 +234,15 @@ class MetaWorldEnv:
             elif kind == "scalar":
                 setattr(env, attribute, value[0].item())
         mujoco.mj_setState(env.model, env.data, snapshot["mj"], mujoco.mjtState.mjSTATE_INTEGRATION)
-        mujoco.mj_forward(env.model, env.data)
-        # mj_forward solves the contacts anew and would warm-start the next step from its own answer.
-        mujoco.mj_setState(env.model, env.data, snapshot["mj"], mujoco.mjtState.mjSTATE_INTEGRATION)
-        for site in env._target_site_config:
-            env._set_pos_site(*site)
+        self._derive_poses()
         self._raw = np.array(snapshot["raw"])
         self._steps = int(snapshot["steps"][0])
+        self._version += 1
+        return self._observation()
+
+    def recompute(self) -> Observation:
+        """Compute anew where everything is; no time passes, and the next step is the same, bit for bit."""
+        self._derive_poses()
         self._version += 1
         return self._observation()
 
@@ -252,6 +251,23 @@ class MetaWorldEnv:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def _integration_state(self) -> NDArray[np.float64]:
+        """All that MuJoCo's next step reads: positions, velocities, controls, what its solver remembers."""
+        import mujoco
+
+        state = np.empty(mujoco.mj_stateSize(self._env.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(self._env.model, self._env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return state
+
+    def _derive_poses(self) -> None:
+        """Compute poses of bodies, geometries, sites and cameras from the present positions and model."""
+        import mujoco
+
+        state = self._integration_state()
+        mujoco.mj_forward(self._env.model, self._env.data)
+        # mj_forward solves the contacts anew and would warm-start the next step from its own answer.
+        mujoco.mj_setState(self._env.model, self._env.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 
     def _is_live(self, value: NDArray[Any]) -> bool:
         """Whether an attribute is a window into the simulation's own memory: copying it would freeze it."""
