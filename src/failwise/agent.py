@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from failwise.errors import CheckpointError, EpisodeError, SetupError
+from failwise.protocols import Arm, TakesBounds
 from failwise.types import ActionChunk, Actor, Observation, Provenance
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class PolicyAgent:
 
     def begin(self, env: Environment | None, seed: int) -> None:
         """Start an episode. ``env`` is only for agents that may see the simulator (experts)."""
+        if env is not None and isinstance(self.policy, TakesBounds):
+            self.policy.take_bounds(env.spec.action_low, env.spec.action_high)
         if self.generative:
             import torch
 
@@ -145,8 +148,9 @@ class PolicyAgent:
 class ExpertAgent:
     """The environment's scripted expert, as it is or with the faults of a human demonstrator.
 
-    ``quality="mixed"`` adds, per episode and at random: action noise, a window of constant offset, and a detour.
-    Expert actions are privileged: they read the simulator's state.
+    ``quality="mixed"`` adds, per episode and at random: action noise, a window of constant offset, and a detour. Their
+    size is relative to half the width of the environment's action bounds. The gripper's part, where the environment
+    names one, stays the expert's own. Expert actions are privileged: they read the simulator's state.
     """
 
     actor = Actor.EXPERT
@@ -165,7 +169,11 @@ class ExpertAgent:
             raise SetupError(f"{name} has no scripted expert; use a policy instead")
         self._env, self._step = env, 0
         r = self._random = np.random.default_rng(seed)
-        motion = len(env.spec.action_low) - 1  # the last action is the gripper's and stays the expert's own
+        gripper = env.gripper[0] if isinstance(env, Arm) and env.gripper is not None else None
+        low, high = env.spec.action_low, env.spec.action_high
+        self._moving = np.array([i for i in range(len(low)) if i != gripper])
+        self._half_width = ((high - low) / 2)[self._moving]
+        motion = len(self._moving)
         self._noise = r.uniform(0.0, 0.4) if r.random() < 0.7 else 0.0
         self._offset = (
             r.integers(5, 60),
@@ -182,12 +190,13 @@ class ExpertAgent:
         """One action."""
         action = np.array(self._env.expert(), np.float32)
         if self.quality == "mixed":
-            motion: NDArray[Any] = action[:-1]
-            motion += self._random.normal(0.0, 1.0, len(motion)) * self._noise
+            motion: NDArray[Any] = action[self._moving]
+            motion += self._random.normal(0.0, 1.0, len(motion)) * self._noise * self._half_width
             for (start, length, vector), keep in ((self._offset, 1.0), (self._detour, 0.2)):
                 if start <= self._step < start + length and np.any(vector):
                     motion *= keep
-                    motion += vector
+                    motion += vector * self._half_width
+            action[self._moving] = motion
         self._step += 1
         low, high = self._env.spec.action_low, self._env.spec.action_high
         return ActionChunk(np.clip(action, low, high)[None])

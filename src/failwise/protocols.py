@@ -109,6 +109,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesBounds(Protocol):
+    """A policy that acts inside bounds that it does not know itself; an agent gives it those of its environment."""
+
+    def take_bounds(self, low: NDArray[Any], high: NDArray[Any]) -> None:
+        """Act between ``low`` and ``high``, float32 (A,), from now on."""
+        ...
+
+
 class Context(Protocol):
     """What ``encode`` computed once per observation: the prefix cache that every later call reuses."""
 

@@ -12,6 +12,7 @@ import pytest
 from failwise.errors import SetupError
 from failwise.seeds import COLLECT, DEMOS, TEST
 from failwise.store import EpisodeStore
+from processes import start
 
 FAILWISE = Path(sys.executable).parent / "failwise"
 COLLECT_RANDOM = [
@@ -111,27 +112,37 @@ def test_list_names_environments_policies_and_methods(tmp_path: Path) -> None:
     assert "train bc" in methods and "steer afil" in methods
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_is_one_line_and_the_same_command_resumes(workers: str, tmp_path: Path) -> None:
+STOPS = {
+    "Ctrl-C": (signal.SIGINT, [], 130),
+    "SIGTERM": (signal.SIGTERM, [], 143),
+    "a closed terminal": (signal.SIGHUP, [], 129),
+    "SIGTERM of a background job": (signal.SIGTERM, [signal.SIGINT], 143),
+    "SIGTERM under nohup": (signal.SIGTERM, [signal.SIGINT, signal.SIGHUP], 143),
+}
+
+
+@pytest.mark.parametrize(
+    ("workers", "how"), [*(("1", how) for how in STOPS), ("2", "Ctrl-C"), ("2", "SIGTERM of a background job")]
+)
+def test_a_stop_is_one_line_and_the_same_command_resumes(workers: str, how: str, tmp_path: Path) -> None:
+    number, ignored, code = STOPS[how]
     command = [*COLLECT_RANDOM, "--workers", workers]
     command[command.index("3")] = "400"
-    with subprocess.Popen(
-        [str(FAILWISE), *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
+    with start(
+        [str(FAILWISE), *command], ignored, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
         env=ENVIRONMENT,
-    ) as process:
+    ) as process:  # fmt: skip
         deadline = time.monotonic() + 90
         while not list(tmp_path.glob("runs/a/[!.]*/meta.json")) and process.poll() is None:
             assert time.monotonic() < deadline, "no episode was ever recorded"
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        for each in ignored:  # is not meant for it
+            process.send_signal(each)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
     kept = times(tmp_path / "runs/a")
     episodes = {name for name in kept if name.endswith("meta.json")}
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert err.splitlines()[-1].startswith("failwise: stopped.") and "Traceback" not in err
     assert 0 < len(episodes) < 800
 

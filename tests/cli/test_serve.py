@@ -5,22 +5,24 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from failwise.cli import main
+from processes import start
 
 EVALUATE = ["evaluate", "--env", "tiny/reach", "--seeds", "4", "--workers", "1"]
 FAILWISE = str(Path(sys.executable).parent / "failwise")
 
 
 @contextmanager
-def serving(*options: str):
+def serving(*options: str, ignoring: Sequence[signal.Signals] = ()):
     """The process, and the port that it says it listens at."""
     command = [FAILWISE, "serve", "--policy", "random:3", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, ignoring, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         lines = []
         for line in process.stdout:
@@ -71,6 +73,17 @@ def test_a_client_that_is_there_does_not_keep_it_from_ending():
         policy = RemotePolicy(f"ws://127.0.0.1:{port}")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0 and policy.spec.action_dim == 3
+
+
+def test_a_server_in_the_background_is_not_ended_by_a_ctrl_c_that_is_not_meant_for_it():
+    with serving(ignoring=[signal.SIGINT]) as (process, port, _):
+        process.send_signal(signal.SIGINT)
+        web = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        web.request("GET", "/healthz")
+        assert web.getresponse().status == 200
+        web.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
 
 
 CASES = {

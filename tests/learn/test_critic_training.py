@@ -13,9 +13,10 @@ from failwise.learn.critic import Judged, encode_samples, fit_critic, next_value
 from failwise.learn.options import CriticOptions
 from failwise.policies.critic_config import CriticConfig
 from failwise.types import Outcome
+from small_trainings import fit_precision
 
 SMALL = CriticConfig(width=16, attention_heads=2, layers=1, members=3)
-OPTIONS = CriticOptions(config=SMALL, steps=6, batch=24, learning_rate=3e-3, seed=4)
+OPTIONS = CriticOptions(config=SMALL, steps=6, batch=24, learning_rate=3e-3, seed=4, precision=fit_precision())
 EPISODES = [("reach", "success" if i % 2 else "timeout", range(0, 12, 4)) for i in range(9)]
 
 

@@ -17,20 +17,24 @@ from failwise.learn.demonstrations import demonstration_traces
 from failwise.learn.options import FitOptions
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore
+from small_trainings import fit_precision
 
 FEATURES = "prefix-mean+expert-mean"
 
 
 @pytest.fixture(scope="module")
 def policy(demos, tmp_path_factory) -> Path:
-    fit = FitOptions(steps=700, batch=32, copies=4, warmup=20, learning_rate=3e-3, shift=0, save_every=0, ema=0.98)
+    fit = FitOptions(
+        steps=200, batch=32, copies=4, warmup=20, learning_rate=3e-3, shift=0, save_every=0, ema=0.98,
+        precision=fit_precision(),
+    )  # fmt: skip
     return train_bc(demos, tmp_path_factory.mktemp("policy"), BCOptions(config=small_config(), fit=fit))
 
 
 @pytest.fixture(scope="module")
 def own(policy, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("own")
-    items = [RolloutItem("tiny/reach", s, s, "policy", str(policy)) for s in range(100, 140)]
+    items = [RolloutItem("parity/reach", s, s, "policy", str(policy)) for s in range(100, 140)]
     collect(items, out, workers=1, options=RolloutOptions(features=FEATURES), quiet=True)
     outcomes = {m.outcome for m in EpisodeStore(out).metas()}
     assert {"success"} < outcomes, "both outcomes, or nothing can be detected"

@@ -13,9 +13,12 @@ from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn import fit as module
 from failwise.learn.fit import Source, fit
 from failwise.learn.options import FitOptions
+from small_trainings import fit_precision
 
 CPU = torch.device("cpu")
-OPTIONS = FitOptions(steps=14, batch=6, copies=2, learning_rate=3e-3, warmup=3, shift=2, save_every=5, seed=1)
+OPTIONS = FitOptions(
+    steps=14, batch=6, copies=2, learning_rate=3e-3, warmup=3, shift=2, save_every=5, seed=1, precision=fit_precision()
+)
 DATA = made_up([("reach", "success", range(0, 20, 2)), ("push", "success", range(0, 12, 2))])
 
 

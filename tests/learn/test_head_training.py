@@ -12,8 +12,19 @@ from failwise.learn.afil import HEADS, failure_samples, train_heads
 from failwise.learn.critic import Judged
 from failwise.learn.fit import Source, fit
 from failwise.learn.options import AFILTraining, FitOptions
+from small_trainings import fit_precision
 
-FIT = FitOptions(steps=4, batch=6, copies=2, learning_rate=3e-3, warmup=1, weight_decay=0.0, shift=0, save_every=0)
+FIT = FitOptions(
+    steps=4,
+    batch=6,
+    copies=2,
+    learning_rate=3e-3,
+    warmup=1,
+    weight_decay=0.0,
+    shift=0,
+    save_every=0,
+    precision=fit_precision(),
+)
 OPTIONS = AFILTraining(fit=FIT, negative_batch=3)
 OWN = made_up(
     [

@@ -15,13 +15,19 @@ from failwise.learn.options import CriticOptions
 from failwise.policies.critic_config import CriticConfig
 from failwise.rollout import RolloutItem, collect
 from failwise.store import EpisodeStore
+from small_trainings import fit_precision
 
 pytestmark = pytest.mark.lerobot
 
 OPTIONS = ImproveOptions(
     samples=(4,),
     guidance=(1.0,),
-    critic=CriticOptions(config=CriticConfig(width=16, attention_heads=2, layers=1, members=2), steps=5, batch=16),
+    critic=CriticOptions(
+        config=CriticConfig(width=16, attention_heads=2, layers=1, members=2),
+        steps=5,
+        batch=16,
+        precision=fit_precision(),
+    ),
 )
 
 

@@ -43,7 +43,6 @@ def hang_from_four() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     if int(sys.argv[2]) == 1:
         hang_from_four()
     with InProcess() if int(sys.argv[2]) == 1 else ProcessPool(int(sys.argv[2]), hang_from_four) as executor:

@@ -18,6 +18,7 @@ from failwise.rollout import RolloutItem, RolloutOptions, collect, collecting, d
 from failwise.rollout.executors import ProcessPool
 from failwise.store import EpisodeStore, check
 from failwise.types import Outcome
+from processes import start
 
 from . import faulty_work, killed_work
 from .faulty_work import ITEMS, reach
@@ -122,9 +123,9 @@ def test_an_interrupted_run_is_completed(whole, tmp_path, ran, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as SIGINT to a process group")
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_in_a_program_of_its_own_loses_and_repeats_nothing(whole, tmp_path, ran, workers):
-    program = subprocess.Popen(
+    program = start(
         [sys.executable, faulty_work.__file__, str(tmp_path), str(workers)], start_new_session=True,
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         until = time.monotonic() + 300

@@ -15,6 +15,7 @@ from failwise.errors import SetupError
 from failwise.rollout.executors import InProcess, ProcessPool
 from failwise.rollout.pool import WorkerFailure
 from failwise.rollout.progress import track
+from processes import start
 
 from . import executor_items as items
 
@@ -161,9 +162,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    program = subprocess.Popen(
+    program = start(
         [sys.executable, items.__file__, str(tmp_path)],
-        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2), "both workers are busy"

@@ -1,6 +1,7 @@
 """The command line: one file a verb, and the one place where errors become one line and an exit code.
 
-Exit codes: 0 done, 1 a check found something wrong, 2 the request cannot run as asked, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a check found something wrong, 2 the request cannot run as asked, 130 stopped by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP.
 A traceback means a bug in Failwise: every error that a user can cause is a ``FailwiseError``.
 
 Each verb module offers ``main(argv: Sequence[str]) -> int``. It is imported only when its verb is called, so
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from failwise.cli.stopping import exit_code, stoppable
 from failwise.errors import FailwiseError, UnknownNameError
 
 VERBS = {
@@ -56,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not list(...): once the verb of that name was imported, it is what the name means in this package.
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     try:
-        code = _dispatch(arguments)
+        with stoppable():
+            code = _dispatch(arguments)
         sys.stdout.flush()
         return code
     except FailwiseError as error:
         return _one_line(str(error), 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         again = shlex.join(["failwise", *arguments])
-        return _one_line(f"stopped. What is recorded is kept; the same command resumes: {again}", 130)
+        return _one_line(f"stopped. What is recorded is kept; the same command resumes: {again}", exit_code(stop))
     except BrokenPipeError:
         # The reader (head, less) left. Point stdout elsewhere: the interpreter flushes it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

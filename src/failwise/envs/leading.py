@@ -33,21 +33,29 @@ def arm_of(env: Environment, purpose: str) -> ArmEnvironment:
     return env
 
 
-def with_gripper(env: Arm, action: NDArray[Any], closing: float) -> NDArray[np.float32]:
-    """The action (A,) with the gripper's part replaced by a command, positive closes."""
+def with_gripper(env: ArmEnvironment, action: NDArray[Any], closing: float) -> NDArray[np.float32]:
+    """The action (A,) with the gripper's part replaced by a command: -1 opens, 1 closes, as far as the bounds allow."""
     out = np.array(action, np.float32)
     if env.gripper is not None:
         index, sign = env.gripper
-        out[index] = sign * closing
+        middle, half = _gripper_range(env, index)
+        out[index] = middle + half * (sign * closing)
     return out
 
 
-def closing_commands(env: Arm, actions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The gripper's part of some actions (T,), positive closes; zeros without a gripper."""
+def closing_commands(env: ArmEnvironment, actions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The gripper's part of some actions (T,), from -1 opens to 1 closes; zeros without a gripper."""
     if env.gripper is None or not actions:
         return np.zeros(len(actions), np.float32)
     index, sign = env.gripper
-    return np.asarray(sign * np.stack(actions)[:, index], np.float32)
+    middle, half = _gripper_range(env, index)
+    return np.asarray(sign * (np.stack(actions)[:, index] - middle) / half, np.float32)
+
+
+def _gripper_range(env: ArmEnvironment, index: int) -> tuple[float, float]:
+    """Middle and half width of what the gripper's part of an action may be."""
+    low, high = float(env.spec.action_low[index]), float(env.spec.action_high[index])
+    return (low + high) / 2, (high - low) / 2
 
 
 def inside(env: Arm, target_6: NDArray[Any]) -> bool:
@@ -56,7 +64,7 @@ def inside(env: Arm, target_6: NDArray[Any]) -> bool:
     return bool(np.all(target_6[:3] >= low - NEAR_M) and np.all(target_6[:3] <= high + NEAR_M))
 
 
-def towards(env: Arm, target_6: NDArray[Any], closing: float) -> NDArray[np.float32] | None:
+def towards(env: ArmEnvironment, target_6: NDArray[Any], closing: float) -> NDArray[np.float32] | None:
     """The next action (A,) on the way to a pose, or None once the hand is there."""
     movable = np.array([axis in env.axes for axis in HAND_AXES])
     error = np.where(movable, np.asarray(target_6, np.float64) - env.hand(), 0.0)

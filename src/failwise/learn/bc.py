@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from failwise.errors import CheckpointError, DataError, SetupError
 from failwise.learn.data import load_chunks
@@ -18,7 +20,7 @@ from failwise.policies import load_policy, policy_folder
 from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.policies.compact.policy import weights_sha256
 from failwise.store import EpisodeStore
-from failwise.types import EpisodeMeta, Outcome
+from failwise.types import EnvSpec, EpisodeMeta, Outcome
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
     if options.also is not None:
         more = load_chunks(options.also, horizon, lambda m: m.episode_id in further, cameras=data.images)
         sources = [Source(data, share=1 - options.also_share), Source(more, share=options.also_share)]
+    told = [m for source in sources for m in source.data.episodes]
+    specs = environment_specs({m.env_id for m in told})
     config = replace(
         options.config,
         cameras={c: (x.shape[1], x.shape[2]) for c, x in data.images.items()},
@@ -78,16 +82,14 @@ def train_bc(episodes: Path, out: Path, options: BCOptions | None = None) -> Pat
         action_dim=data.actions.shape[2],
     )
     if options.start is None:
-        # Recorded actions are inside the environment's bounds, which are symmetric unit boxes in every suite here.
-        bound = torch.ones(config.action_dim).numpy()
-        normaliser = Normaliser.fit(data.states, data.actions[:, 0], -bound, bound)
+        low, high = _joint_bounds([specs[m.env_id] for m in data.episodes])
+        normaliser = Normaliser.fit(data.states, data.actions[:, 0], low, high)
         torch.manual_seed(options.fit.seed)
         policy = CompactVLA(config, normaliser)
     else:
         policy = _start_from(options.start, config)
-    told = [m for source in sources for m in source.data.episodes]
     sentences = tuple(dict.fromkeys(s for source in sources for s in source.data.sentences))
-    policy.text.add(all_wordings({m.env_id for m in told}, sentences))
+    policy.text.add(all_wordings(specs.values(), sentences))
     tasks = Counter(m.env_id for m in data.episodes)
     policy.notes = {"trained_on": dict(sorted(tasks.items())), "fit": asdict(options.fit)}
     if options.also is not None:
@@ -146,13 +148,30 @@ def _choose_further(store: Path, options: BCOptions) -> set[str]:
     return chosen
 
 
-def all_wordings(env_ids: set[str], sentences: tuple[str, ...]) -> list[str]:
-    """Every sentence that these tasks may be told, so that the checkpoint needs no text encoder to run them."""
+def environment_specs(env_ids: set[str]) -> dict[str, EnvSpec]:
+    """What each environment says of itself, by its id.
+
+    Raises:
+        UnknownNameError: no such environment.
+    """
     from failwise.envs import make_env
 
-    out = list(sentences)
+    specs = {}
     for env_id in sorted(env_ids):
         env = make_env(env_id)
-        out += [env.spec.instruction, *env.spec.paraphrases, *env.spec.held_out]
+        specs[env_id] = env.spec
         env.close()
-    return list(dict.fromkeys(out))
+    return specs
+
+
+def all_wordings(specs: Iterable[EnvSpec], sentences: tuple[str, ...]) -> list[str]:
+    """Every sentence that these tasks may be told, so that the checkpoint needs no text encoder to run them."""
+    of_tasks = [wording for s in specs for wording in (s.instruction, *s.paraphrases, *s.held_out)]
+    return list(dict.fromkeys([*sentences, *of_tasks]))
+
+
+def _joint_bounds(specs: Sequence[EnvSpec]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The smallest box (A,), (A,) that holds the action bounds of all tasks; each task clips to its own."""
+    low = np.min([s.action_low for s in specs], axis=0)
+    high = np.max([s.action_high for s in specs], axis=0)
+    return low.astype(np.float32), high.astype(np.float32)

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from failwise.errors import DataError, SetupError
 from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights, load_chunks
-from failwise.learn.fit import fast_bfloat16
-from failwise.learn.options import CriticOptions
+from failwise.learn.options import CriticOptions, Precision
+from failwise.learn.precision import DTYPES, computing_in
 from failwise.learn.progress import TrainingProgress
 from failwise.policies.compact import CompactVLA
 from failwise.policies.compact.policy import pixels_to_float
@@ -58,28 +58,27 @@ class Judged:
 class Encoded:
     """Every sample's prefix, computed once: the backbone is frozen here."""
 
-    prefix: Tensor  # (M, L, D) bfloat16
+    prefix: Tensor  # (M, L, D) in the precision of the training
     mask: Tensor  # (M, 1, 1, L)
     actions: Tensor  # (M, H, A) normalised
 
 
 @torch.inference_mode()
-def encode_samples(policy: CompactVLA, data: ChunkData, *, batch: int = 64, quiet: bool = False) -> Encoded:
-    """Run the policy's backbone over all samples."""
+def encode_samples(
+    policy: CompactVLA, data: ChunkData, *, batch: int = 64, precision: Precision = "float32", quiet: bool = False
+) -> Encoded:
+    """Run the policy's backbone over all samples, in ``precision``, in which the prefixes are kept as well."""
     states = policy.normaliser.state(torch.from_numpy(data.states))
     text, text_mask = policy.text.batch(data.sentences)
     prefixes, masks = [], []
     n = -(-len(data) // batch)
-    with (
-        TrainingProgress(n, 0, "encode", quiet) as progress,
-        torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()),
-    ):
+    with TrainingProgress(n, 0, "encode", quiet) as progress, computing_in(precision, "cpu"):
         for i in range(n):
             rows = slice(i * batch, (i + 1) * batch)
             sentence = torch.from_numpy(data.sentence[rows])
             images = {c: pixels_to_float(torch.from_numpy(x[rows])) for c, x in data.images.items()}
             prefix, mask = policy.network.backbone(images, states[rows], text[sentence], text_mask[sentence])
-            prefixes.append(prefix.bfloat16())
+            prefixes.append(prefix.to(DTYPES[precision]))
             masks.append(mask)
             progress.update(i + 1)
     actions = policy.normaliser.action(torch.from_numpy(data.actions))
@@ -111,7 +110,9 @@ def fit_critic(
         horizon=policy.config.horizon,
         action_dim=policy.config.action_dim,
     )
-    return _fit(config, encode_samples(policy, data, quiet=quiet), data, options, value_only, quiet)
+    return _fit(
+        config, encode_samples(policy, data, precision=options.precision, quiet=quiet), data, options, value_only, quiet
+    )
 
 
 def fit_pooled_critic(
@@ -193,18 +194,20 @@ def _fit(
     unseen_EM = fold_M[None] == torch.arange(config.members)[:, None]
 
     _train(network, "value", encoded, torch.from_numpy(y), unseen_EM, data, options, quiet)
-    value = _held_out(network, "value", encoded, unseen_EM)
+    value = _held_out(network, "value", encoded, unseen_EM, options.precision)
     after = next_values(data, value, config.horizon)
     if value_only:
         judged = Judged(value, after, ranking_auc(y, value), float("nan"))
-        return Critic(config, network, {"held_out_auc_value": round(judged.auc_value, 4)}), judged
+        value_notes = {"held_out_auc_value": round(judged.auc_value, 4), "precision": options.precision}
+        return Critic(config, network, value_notes), judged
     target = (1 - options.bootstrap) * y + options.bootstrap * after
     _train(network, "critic", encoded, torch.from_numpy(target), unseen_EM, data, options, quiet)
-    critic = _held_out(network, "critic", encoded, unseen_EM)
+    critic = _held_out(network, "critic", encoded, unseen_EM, options.precision)
     judged = Judged(value, after, ranking_auc(y, value), ranking_auc(y, critic))
     notes = {
         "episodes": len(data.episodes),
         "samples": len(data),
+        "precision": options.precision,
         "held_out_auc_value": round(judged.auc_value, 4),
         "held_out_auc_critic": round(judged.auc_critic, 4),
     }
@@ -232,7 +235,7 @@ def _train(
                 )
             random = np.random.default_rng((options.seed, step, len(stage)))
             rows = torch.from_numpy(np.searchsorted(cumulative, random.random(options.batch)))
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            with computing_in(options.precision, "cpu"):
                 logits = _forward(network, stage, encoded, rows)
             loss_EB = F.binary_cross_entropy_with_logits(
                 logits.float(), target_M[rows].expand(logits.shape), reduction="none"
@@ -257,11 +260,13 @@ def _forward(network: CriticNetwork, stage: str, encoded: Encoded, rows: Tensor)
 
 
 @torch.inference_mode()
-def _held_out(network: CriticNetwork, stage: str, encoded: Encoded, unseen_EM: Tensor) -> NDArray[np.float32]:
+def _held_out(
+    network: CriticNetwork, stage: str, encoded: Encoded, unseen_EM: Tensor, precision: Precision
+) -> NDArray[np.float32]:
     """P(success) (M,) by the member that did not see each sample's episode."""
     out = []
     for rows in torch.split(torch.arange(unseen_EM.shape[1]), 256):
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        with computing_in(precision, "cpu"):
             logits = _forward(network, stage, encoded, rows)
         pick = unseen_EM[:, rows].float()
         out.append((torch.sigmoid(logits.float()) * pick).sum(0) / pick.sum(0))

@@ -23,6 +23,7 @@ from failwise.learn.clip import clip_members
 from failwise.learn.data import ChunkData, balanced_weights, masked_mean, shifted
 from failwise.learn.objective import noised
 from failwise.learn.options import FitOptions
+from failwise.learn.precision import computing_in
 from failwise.learn.progress import TrainingProgress
 from failwise.learn.resume import resume_training, save_training
 from failwise.policies.compact import CompactVLA
@@ -117,7 +118,7 @@ def fit(
         for p, mean in zip(parameters, average, strict=True):
             p.copy_(mean)
     network.cpu()
-    notes = {**policy.notes, "final_loss": smooth, "steps": options.steps}
+    notes = {**policy.notes, "final_loss": smooth, "steps": options.steps, "precision": options.precision}
     return CompactVLA(policy.config, policy.normaliser, network, policy.text, notes)
 
 
@@ -143,7 +144,7 @@ def _loss(policy: CompactVLA, network: Any, samplers: Sequence[_Sampler], option
         prefix, mask = network.backbone(pictures, states[rows], text[rows], text_mask[rows])
         return prefix, mask
 
-    with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device.type)):
+    with computing_in(options.precision, device.type):
         parts = [encode(slice(opened))] if opened else []
         if opened < len(states):
             with torch.no_grad():  # nothing flows back from here, so nothing is kept for it
@@ -213,11 +214,6 @@ def _schedule(step: int, options: FitOptions) -> float:
         return (step + 1) / options.warmup
     done = (step - options.warmup) / max(1, options.steps - options.warmup)
     return 0.05 + 0.475 * (1 + math.cos(math.pi * done))
-
-
-def fast_bfloat16(device: str = "cpu") -> bool:
-    """Whether it multiplies bfloat16 in hardware (AMX, or a GPU since Ampere); elsewhere it is slower than float32."""
-    return bool(torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported())
 
 
 def training_device(name: str) -> torch.device:

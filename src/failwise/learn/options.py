@@ -8,6 +8,8 @@ from typing import Literal
 from failwise.errors import SetupError
 from failwise.policies.critic_config import CriticConfig
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -33,6 +35,9 @@ class FitOptions:
     """Seed of everything random in training."""
     save_every: int = 500
     """Steps between resumable checkpoints; 0 makes none."""
+    precision: Precision = "float32"
+    """Precision of matrix products and convolutions. bfloat16 is faster on a GPU or a processor with AMX, and
+    trains another policy: compare the two in success before you rely on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train: auto takes a GPU where there is one. The same seed gives the same bits on the CPU only."""
 
@@ -84,6 +89,8 @@ class CriticOptions:
     """b, share of V(o_{t+H}) in the critic's target."""
     seed: int = 0
     """Seed of folds and minibatches."""
+    precision: Precision = "float32"
+    """Precision of matrix products, and of the features that are kept in memory: bfloat16 halves that memory."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,9 @@ class VLMTraining:
     """Pictures of each camera in a question, evenly spaced in its window; fewer cost less."""
     image_size: int = 0
     """Longest side of a picture in pixels, before the model's own processor has it; 0 leaves it as it is."""
+    precision: Precision = "float32"
+    """Precision of the frozen weights under LoRA and of matrix products. bfloat16 halves the memory of the weights;
+    an adapter is asked in the precision in which it was trained."""
     checkpointing: bool = False
     """Compute activations twice, for less memory."""
     held_out: float = 0.1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from failwise.errors import CheckpointError, DataError
-from failwise.learn.options import VLMTraining
+from failwise.learn.options import Precision, VLMTraining
+from failwise.learn.precision import DTYPES, computing_in
 from failwise.learn.progress import TrainingProgress
 from failwise.learn.resume import resume_training, save_training
 from failwise.learn.vlm_questions import Asked, judge_answers, read_questions, split, stride_of, window_of
@@ -60,7 +60,7 @@ def train_vlm(data: Path, model: str, out: Path, options: VLMTraining, quiet: bo
     vl = VisionLanguage(None, load_processor(model), Asking(options.frames, options.image_size), model)
     longest = max(len(vl.answer_ids(a.answer.text())) for a in asked)
     vl.asking = Asking(options.frames, options.image_size, answer_tokens=longest + longest // 4 + 8)
-    vl.model = prepare(load_model(model, dtype=torch.float32 if options.full else None), options)
+    vl.model = prepare(load_model(model, dtype=torch.float32 if options.full else DTYPES[options.precision]), options)
     loss = fit(vl, learned, options, out / SCRATCH, quiet)
     some = np.random.default_rng(options.seed).permutation(len(judged))[: options.judged]
     heard = ask([judged[i] for i in sorted(some.tolist())], vl, quiet)
@@ -68,6 +68,7 @@ def train_vlm(data: Path, model: str, out: Path, options: VLMTraining, quiet: bo
         base=str(Path(model).resolve()) if Path(model).is_dir() else model,
         weights="model" if options.full else "adapter", window=window_of(asked), stride=stride_of(asked),
         frames=options.frames, image_size=options.image_size, answer_tokens=vl.asking.answer_tokens,
+        precision=options.precision,
         notes={
             "questions": len(learned), "held_out_layouts": len({a.layout for a in judged}), "final_loss": loss,
             "options": asdict(options), "figures": heard,
@@ -128,7 +129,9 @@ def fit(
                 group["lr"] = peak * schedule(step, steps, options.warmup)
             torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, if the model has any
             optimiser.zero_grad(set_to_none=True)
-            value = backward(vl, [asked[i] for i in batch_rows(step, len(asked), options)], options.at_once)
+            value = backward(
+                vl, [asked[i] for i in batch_rows(step, len(asked), options)], options.at_once, options.precision
+            )
             if not math.isfinite(value):
                 raise DataError(f"the loss is {value} at step {step}; lower the learning rate")
             nn.utils.clip_grad_norm_(changing.values(), 1.0)
@@ -141,7 +144,7 @@ def fit(
     return smooth
 
 
-def backward(vl: VisionLanguage, batch: Sequence[Asked], at_once: int) -> float:
+def backward(vl: VisionLanguage, batch: Sequence[Asked], at_once: int, precision: Precision = "float32") -> float:
     """Add the gradient of a batch's mean loss over all answers' tokens, ``at_once`` questions in memory; the loss."""
     vl.model.train()
     answers = [vl.answer_ids(a.answer.text()) for a in batch]
@@ -149,7 +152,7 @@ def backward(vl: VisionLanguage, batch: Sequence[Asked], at_once: int) -> float:
     for at in range(0, len(batch), at_once):
         some = slice(at, at + at_once)
         inputs, labels = vl.lesson([a.shown() for a in batch[some]], answers[some])
-        with _mixed(vl.model):
+        with computing_in(precision, next(iter(vl.model.parameters())).device.type):
             scores, wanted = vl.logits(inputs, labels)
         loss = answer_loss(scores, wanted) / tokens
         loss.backward()  # type: ignore[no-untyped-call]
@@ -196,12 +199,6 @@ def _groups(model: Any, options: VLMTraining) -> list[dict[str, Any]]:
     towers = [p for p in model.parameters() if p.requires_grad and id(p) in vision]
     groups = [{"params": rest, "lr": options.rate}]
     return [*groups, {"params": towers, "lr": options.vision_rate}] if towers else groups
-
-
-def _mixed(model: Any) -> AbstractContextManager[Any]:
-    """Bfloat16 on an accelerator."""
-    device = next(iter(model.parameters())).device.type
-    return torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext()
 
 
 def _write(vl: VisionLanguage, about: TunedVLM, out: Path) -> None:

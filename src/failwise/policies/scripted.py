@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from failwise.errors import CheckpointError, EpisodeError, SetupError
 from failwise.types import ActionChunk, Observation, PolicySpec
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class RandomPolicy:
-    """Independent uniform actions in [-1, 1]: the floor that every trained policy must clear.
+    """Independent uniform actions inside the environment's bounds: the floor that every trained policy must clear.
+
+    Until ``take_bounds`` gives others, the bounds are [-1, 1].
 
     Args:
         action_dim: A. horizon: H, actions a chunk; all of them are executed.
@@ -33,7 +36,21 @@ class RandomPolicy:
         self.spec = PolicySpec(
             kind="random", horizon=horizon, execute=horizon, action_dim=action_dim, state_dim=0, cameras={}
         )
+        self.take_bounds(-np.ones(action_dim), np.ones(action_dim))
         self.reset(seed)
+
+    def take_bounds(self, low: NDArray[Any], high: NDArray[Any]) -> None:
+        """Draw between ``low`` and ``high`` (A,) from now on.
+
+        Raises:
+            SetupError: they have another number of dimensions than the policy's actions.
+        """
+        if not len(low) == len(high) == self.spec.action_dim:
+            raise SetupError(
+                f"random:{self.spec.action_dim} gives {self.spec.action_dim} numbers an action, but the environment "
+                f"takes {len(low)}: write random:{len(low)}"
+            )
+        self._low, self._high = np.asarray(low, np.float64), np.asarray(high, np.float64)
 
     def reset(self, seed: int) -> None:
         """Begin an episode: the same seed gives the same actions."""
@@ -42,7 +59,9 @@ class RandomPolicy:
     def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk (H, A) per observation, looking at none of them."""
         shape = (len(observations), self.spec.horizon, self.spec.action_dim)
-        return [ActionChunk(actions) for actions in self._random.uniform(-1.0, 1.0, shape).astype(np.float32)]
+        return [
+            ActionChunk(actions) for actions in self._random.uniform(self._low, self._high, shape).astype(np.float32)
+        ]
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder."""

@@ -29,6 +29,7 @@ class TunedVLM(BaseModel):
             learned: an adapter of the base, or a model with its processor.
         window: frames of each camera to choose from. stride: steps between them.
         frames, image_size, answer_tokens: how it is shown a question, as in ``Asking``.
+        precision: of the weights that it was trained with, and is asked with.
         notes: figures, and how it was trained.
     """
 
@@ -41,6 +42,7 @@ class TunedVLM(BaseModel):
     frames: int = Field(default=FRAMES, ge=1)
     image_size: int = Field(default=0, ge=0)
     answer_tokens: int = Field(default=200, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
     notes: dict[str, Any] = Field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -78,7 +80,7 @@ class LocalVLM(WindowAdvisor):
         from failwise.recover.vision_language import Asking, VisionLanguage
 
         path = Path(folder)
-        tuned = (path / FILE).is_file()
+        self._tuned = tuned = (path / FILE).is_file()
         self.about = TunedVLM.read(path) if tuned else TunedVLM(base=folder, weights="model")
         self._adapter = path / "adapter" if self.about.weights == "adapter" else None
         self._name = str(path / "model") if tuned and self._adapter is None else self.about.base
@@ -108,10 +110,14 @@ class LocalVLM(WindowAdvisor):
         Raises:
             CheckpointError: they cannot be read.
         """
+        import torch
+
         from failwise.recover.pretrained import load_model
 
         if self._asked.model is None:
-            self._asked.model = load_model(self._name, self._adapter).eval()
+            trained_in = torch.bfloat16 if self.about.precision == "bfloat16" else torch.float32
+            dtype = trained_in if self._tuned else None
+            self._asked.model = load_model(self._name, self._adapter, dtype).eval()
         return self._asked
 
     def say(self, text: str, pictures: Sequence[NDArray[np.uint8]]) -> str:

@@ -69,7 +69,7 @@ def load_model(name: str, adapter: Path | None = None, dtype: torch.dtype | None
     Args:
         name: of a model on a hub, or a folder.
         adapter: folder of a LoRA adapter.
-        dtype: none is bfloat16 on an accelerator, float32 elsewhere.
+        dtype: of the weights in memory; None is the one that the model was published in, whatever the machine.
 
     Raises:
         CheckpointError: no such weights. MissingDependencyError: an adapter, and peft is not installed.
@@ -77,9 +77,8 @@ def load_model(name: str, adapter: Path | None = None, dtype: torch.dtype | None
     from transformers import AutoModelForImageTextToText
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype or "auto", use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the weights of {name} cannot be loaded ({one_line(error)})") from error
     if adapter is not None:

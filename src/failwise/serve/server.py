@@ -97,6 +97,7 @@ class PolicyServer:
         self.counts = Counts()
         self._limits = Limits(nbytes=self.options.nbytes)
         self._connected = self._waiting = 0
+        self._handled: list[signal.Signals] = []
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -112,7 +113,9 @@ class PolicyServer:
         """
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         if signals:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            # One that is ignored stays so: a Ctrl-C is not meant for the background jobs of a shell.
+            self._handled = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+            for number in self._handled:
                 self._loop.add_signal_handler(number, self._interrupted)
         # One thread: an inference uses the cores as it is, and steering and policies are not made for two at once.
         self._thread = ThreadPoolExecutor(1, "inference", initializer=partial(_prepare, self.options.threads))
@@ -138,7 +141,7 @@ class PolicyServer:
 
     def _interrupted(self) -> None:
         assert self._loop is not None
-        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C does not wait for the inference to end
+        for number in self._handled:  # a second Ctrl-C does not wait for the inference to end
             self._loop.remove_signal_handler(number)
         self.stop()
 
