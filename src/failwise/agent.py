@@ -223,7 +223,8 @@ def load_agent(spec: str | Path) -> Agent:
     text = str(spec)
     if text == "expert" or text.startswith("expert:"):
         return ExpertAgent(text.partition(":")[2] or "clean")
-    from failwise.policies import beside, load_policy, policy_folder, split_address, weights_folder
+    from failwise.policies import beside, policy_folder, split_address, weights_folder
+    from failwise.policies.sharing import shared_policy
 
     folder = policy_folder(text)
     if text == "random" or text.startswith("random:"):
@@ -234,14 +235,14 @@ def load_agent(spec: str | Path) -> Agent:
             raise SetupError(f"write random:ACTION_DIM, for example random:4, not {text!r}")
         return PolicyAgent(RandomPolicy(action_dim=int(dims)), about=Provenance(agent=text))
     if split_address(text)[0]:
-        policy = load_policy(text)
+        policy = shared_policy(text)
         return PolicyAgent(policy, about=_provenance(text, weights_folder(text), policy))
     if not (folder / "agent.json").is_file():
-        policy = load_policy(folder)
+        policy = shared_policy(folder)
         return PolicyAgent(policy, about=_provenance(text, weights_folder(folder), policy))
     said = read_agent_json(folder)
     where, weights = beside(folder, said["policy"])
-    policy = load_policy(where)
+    policy = shared_policy(where)
     steering = build_steering(said.get("steering", []), policy, load_critic(said, folder))
     return PolicyAgent(policy, steering, said.get("execute"), _provenance(text, weights, policy))
 

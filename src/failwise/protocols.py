@@ -118,6 +118,15 @@ class TakesBounds(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesWeights(Protocol):
+    """A policy whose weights can act for several agents of one process, one episode at a time each."""
+
+    def twin(self) -> SharesWeights:
+        """Another policy with the same weights, in the same memory, and with a state of its own."""
+        ...
+
+
 class Context(Protocol):
     """What ``encode`` computed once per observation: the prefix cache that every later call reuses."""
 

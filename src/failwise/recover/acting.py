@@ -45,9 +45,9 @@ class ActingPolicy:
         Raises:
             CheckpointError: it is none of a policy whose denoising we run.
         """
-        from failwise.policies import load_policy
+        from failwise.policies.sharing import shared_policy
 
-        policy = load_policy(folder)
+        policy = shared_policy(folder)
         if not hasattr(policy, "encode"):
             raise CheckpointError(
                 f"{folder} is a {policy.spec.kind!r}; a recovery policy is one of 'failwise train bc'"

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from failwise.detect.base import Scaler
 from failwise.errors import CheckpointError, EpisodeError
-from failwise.policies import load_policy
 from failwise.policies.pooling import Pooling
+from failwise.policies.sharing import shared_policy
 from failwise.recover.advice import Advice
 from failwise.types import Observation
 
@@ -203,7 +203,7 @@ class CompactAdvisor:
             raise CheckpointError(
                 f"{folder} is not a recovery actor that 'failwise train recovery' wrote ({why})"
             ) from error
-        policy = load_policy(folder / "policy")
+        policy = shared_policy(folder / "policy")
         return cls(
             policy,
             about["stages"],

@@ -208,6 +208,10 @@ class CompactVLA:
         network.load_state_dict(state)
         return CompactVLA(config, self.normaliser, network, self.text, dict(self.notes))
 
+    def twin(self) -> CompactVLA:
+        """Another policy with the same weights, in the same memory."""
+        return CompactVLA(self.config, self.normaliser, self.network, self.text, dict(self.notes))
+
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and text.safetensors, each replaced atomically."""
         folder.mkdir(parents=True, exist_ok=True)

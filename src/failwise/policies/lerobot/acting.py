@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,12 @@ class ChunkPolicy(_Acting):
 
     def __init__(self, policy: Any, inputs: Inputs) -> None:
         super().__init__(policy, inputs, horizon=inputs.execute, history=1)
+
+    def twin(self) -> ChunkPolicy:
+        """Another policy with the same weights, in the same memory: a chunk depends on one observation alone."""
+        other = copy.copy(self)
+        other.inputs = self.inputs.twin()
+        return other
 
     def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation."""

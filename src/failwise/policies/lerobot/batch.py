@@ -6,6 +6,7 @@ one, ``observation.image``), proprioception is ``observation.state`` (B, S), the
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,6 +56,12 @@ class Inputs:
         self.history = int(getattr(config, "n_obs_steps", 1) or 1)
         self.execute = int(getattr(config, "n_action_steps", 1) or 1)
         self.past: deque[dict[str, Any]] = deque(maxlen=self.history)
+
+    def twin(self) -> Inputs:
+        """The same names and processors, with a past of its own."""
+        other = copy.copy(self)
+        other.past = deque(maxlen=self.history)
+        return other
 
     def forget(self) -> None:
         """Begin an episode."""

@@ -6,6 +6,7 @@ K stands for the scheduler's k-th timestep.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,13 @@ class DiffusionPolicy:
             heads=self.heads.names,
             history=inputs.history,
         )
+
+    def twin(self) -> DiffusionPolicy:
+        """Another policy with the same weights, in the same memory, and with a past of its own."""
+        other = copy.copy(self)
+        other.inputs = self.inputs.twin()
+        other.process = SchedulerProcess(self.core.noise_scheduler, self.steps)
+        return other
 
     def reset(self, seed: int) -> None:
         """Begin an episode; the noise is the sampler's."""

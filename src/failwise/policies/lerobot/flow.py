@@ -112,6 +112,12 @@ class FlowPolicy:
             latent_dim=width,
         )
 
+    def twin(self) -> FlowPolicy:
+        """Another policy with the same weights, in the same memory, and with a past of its own."""
+        other = copy.copy(self)
+        other.inputs = self.inputs.twin()
+        return other
+
     def encode(self, observations: Sequence[Observation]) -> FlowContext:
         """Run the vision-language model once per observation."""
         return self.encode_batch(self.inputs.ready(observations))
