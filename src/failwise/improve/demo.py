@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from failwise.improve.options import ImproveOptions
 from failwise.improve.run import improve
+from failwise.improve.unused_seeds import unused_test_offset
 from failwise.learn.options import AFILTraining, CriticOptions, FitOptions
 from failwise.policies import shipped
+from failwise.seeds import TEST
 
 TASKS = ("metaworld/peg-insert-side", "metaworld/pick-place")
 
@@ -32,7 +35,13 @@ OPTIONS = ImproveOptions(
 
 
 def demo(out: Path, *, workers: int = 2, threads: int = 2) -> Path:
-    """Collect, learn from failures, choose, prove; returns the report's path. The same call resumes."""
-    options = replace(OPTIONS, workers=workers, threads=threads)
+    """Collect, learn from failures, choose, prove; returns the report's path. The same call resumes.
+
+    The test seeds are drawn for the folder, so that nobody, the demo's makers included, has seen their results before.
+    """
+    offset = unused_test_offset(out, OPTIONS.test_seeds)
+    options = replace(OPTIONS, workers=workers, threads=threads, test_offset=offset)
+    seeds = TEST.claim(options.test_seeds, offset)
+    print(f"test seeds, drawn for {out}: {seeds.start} to {seeds.stop - 1}", file=sys.stderr)
     run = improve(TASKS, shipped("metaworld-base"), out, options)
     return run / "proof" / "report.html"
