@@ -23,7 +23,7 @@ help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
 	@echo "make demo    the whole job on Meta-World in minutes: collect, learn, steer, prove, report"
 	@echo "make test    the tests"
-	@echo "make lint    ruff, mypy --strict, the import contract"
+	@echo "make lint    ruff, mypy --strict, the import contract, the titles of commits"
 	@echo "make bench   the benchmarks, one line of figures each"
 	@echo "make hooks   install the pre-commit hooks"
 	@echo "make maniskill, make test-maniskill   the same for ManiSkill3, in $(MANISKILL_VENV)"
@@ -92,6 +92,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_commit_message.py --since-last-tag
 
 bench: setup
 	@set -e; for benchmark in $(filter-out benchmarks/soak.py benchmarks/dataset.py benchmarks/maniskill_step.py benchmarks/planned.py,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
