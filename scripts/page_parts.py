@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+MEASURED_WITH = "measured_with.json"
+IMAGES = {
+    ("its own", "its own"): "every first image of an episode shows its own layout",
+    ("another layout", "its own"): "[the first image](first_image.md) of an episode shows some bodies and markers in "
+    "their default place",
+    ("another layout", "that task's"): "[the first image](first_image.md) of an episode shows some bodies and markers "
+    "in their default place, and is another task's after a change of task",
+}
+
+
+def measured_with(figures: Path) -> str:
+    """One line on what the figures of a file were measured with, from ``measured_with.json`` beside it."""
+    record = json.loads((figures.parent / MEASURED_WITH).read_text(encoding="utf-8"))[figures.name]
+    base = f"base policy `{record['base']}`, whose training precision was not recorded; " if record["base"] else ""
+    images = IMAGES[record["first_image"], record["after_another_task"]]
+    trained = f"trainings in {record['precision']}"
+    if record["precision"] == "not recorded":
+        trained = "training precision not recorded (bfloat16 if the processor had AMX)"
+    return f"**Measured with**: {base}{trained}; {images}."
 
 
 def against(comparison: dict[str, Any]) -> str:

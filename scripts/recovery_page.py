@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from page_parts import against, interval, rate, small, table
+from page_parts import against, interval, measured_with, rate, small, table
 from recovery_picture import draw
 
 SUITES = {
@@ -45,7 +45,8 @@ def write_recovery(page: Path, folder: Path, notes: Path) -> None:
             results = json.loads((folder / name).read_text(encoding="utf-8"))
             picture = page.parent / "images" / f"{Path(name).stem}.png"
             draw(picture, suite, results["comparison"])
-            parts += suite_parts(suite, name, results, f"images/{picture.name}")
+            heading, machine, *rest = suite_parts(suite, name, results, f"images/{picture.name}")
+            parts += [heading, machine, measured_with(folder / name), *rest]
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8").strip())
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

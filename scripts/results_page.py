@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from page_parts import against, interval, rate, table
+from page_parts import against, interval, measured_with, rate, table
 from recovery_page import SUITES, write_recovery
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -103,6 +103,7 @@ def write_detection(page: Path, title: str, figures: Path, notes: Path) -> None:
         + "Features: "
         + "; ".join(f"`{kind}`: {', '.join(names)}" for kind, names in by_features(results["features"]).items())
         + ".",
+        measured_with(figures),
         "## ROC-AUC",
         "[95% interval over tasks and episodes]. *Pooled* ranks the episodes of all tasks together, as papers do; "
         "*within* is the mean of each task's own figure.",
@@ -172,6 +173,7 @@ def write(page: Path, title: str, figures: Path, notes: Path) -> None:
         + (f". Minutes: {', '.join(f'{k} {v:g}' for k, v in minutes.items())}" if minutes else "")
         + "."
         + f" Base policy: SHA-256 `{results['base_sha256'][:16]}`.",
+        measured_with(figures),
         section("Six tasks", results["six_tasks"]),
     ]
     if results.get("tasks_that_no_choice_saw"):
