@@ -4,6 +4,8 @@ EXTRAS ?= metaworld,text,dev
 # Passed to pip, for instance an index that carries the build of torch for your accelerator.
 PIP_ARGS ?=
 WORKERS ?= 2
+# Passed to pytest, for instance: --fit-precision bfloat16, --random-order, -k NAME
+PYTEST_ARGS ?=
 DEMO_OUT ?= runs/demo
 
 # ManiSkill3 needs numpy 1, so it has an environment of its own.
@@ -17,12 +19,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup openpi maniskill test-maniskill vulkan constraints-maniskill libero test-libero constraints-libero lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
+.PHONY: help test-fast setup openpi maniskill test-maniskill vulkan constraints-maniskill libero test-libero constraints-libero lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
 	@echo "make demo    the whole job on Meta-World in minutes: collect, learn, steer, prove, report"
-	@echo "make test    the tests"
+	@echo "make test    the tests; make test-fast those that take seconds and no simulator"
 	@echo "make lint    ruff, mypy --strict, the import contract, the titles of commits"
 	@echo "make bench   the benchmarks, one line of figures each"
 	@echo "make hooks   install the pre-commit hooks"
@@ -82,7 +84,11 @@ test-lerobot: lerobot
 
 # One thread a worker: the workers already fill the cores.
 test: setup browser openpi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# What takes seconds and no simulator: most of the tests in a fraction of the time.
+test-fast: setup browser openpi
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not metaworld" $(PYTEST_ARGS)
 
 demo: setup
 	$(BIN)/failwise demo --out '$(DEMO_OUT)' --workers $(WORKERS)

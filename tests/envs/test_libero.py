@@ -18,6 +18,7 @@ from failwise.evaluate.false_completion import AfterDrop, false_completions
 from failwise.store import EpisodeStore
 
 from .carriers import Carrier
+from .first_image import assert_first_image_is_its_own
 
 simulated = [
     pytest.mark.libero,
@@ -84,8 +85,23 @@ def test_every_task_resets_steps_and_restores_exactly(env):
 @one_task()
 def test_it_conforms(env):
     small = make_env("libero/libero_spatial:0", image_size=32, step_limit=80)
-    assert_conforms(small)
+    other = make_env("libero/libero_goal:2", image_size=48)
+    assert_conforms(small, other=other)
     small.close()
+    other.close()
+
+
+@pytest.mark.parametrize("env", here(*FORTY, *OTHERS), indirect=True)
+def test_the_first_image_of_every_task_is_that_of_its_layout(env):
+    """An initial state of the benchmark, and a layout that is drawn."""
+    assert_first_image_is_its_own(env, seeds=(0, 300_003))
+
+
+@pytest.mark.parametrize("task", here("libero_spatial:0", "libero_goal:2", "libero_10:2"))
+def test_the_first_image_is_that_of_its_layout_where_nothing_settles_first(task):
+    env = make_env(f"libero/{task}", image_size=64, settle_steps=0)
+    assert_first_image_is_its_own(env, seeds=(0, 300_003))
+    env.close()
 
 
 @one_task()

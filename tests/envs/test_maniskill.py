@@ -16,6 +16,8 @@ from failwise.envs.maniskill.env import TASKS, wordings
 from failwise.envs.maniskill.variants import VARIANTS
 from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
 
+from .first_image import assert_first_image_is_its_own
+
 simulated = [
     pytest.mark.maniskill,
     pytest.mark.skipif(find_spec("mani_skill") is None, reason="set it up with: make maniskill"),
@@ -62,7 +64,16 @@ def success_within(env, limit):
 
 
 def test_it_conforms(env):
-    assert_conforms(env)
+    other = make_env("maniskill/PullCube-v1", image_size=48)
+    assert_conforms(env, other=other)
+    other.close()
+
+
+@pytest.mark.parametrize("task", [pytest.param(task, marks=simulated) for task in TASKS])
+def test_the_first_image_of_every_task_is_that_of_its_layout(task):
+    env = make_env(f"maniskill/{task}", image_size=64)
+    assert_first_image_is_its_own(env, seeds=(0, 3))
+    env.close()
 
 
 def test_restore_is_exact_even_after_another_episode(any_env):

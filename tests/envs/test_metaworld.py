@@ -16,6 +16,8 @@ from failwise.errors import EpisodeError, SetupError, UnknownNameError
 from failwise.policies import shipped
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 
+from .first_image import assert_first_image_is_its_own
+
 pytestmark = pytest.mark.metaworld
 
 
@@ -102,6 +104,13 @@ def test_the_first_observation_is_of_the_layout_that_reset_drew(task):
                 assert np.array_equal(other.images[camera], image), (way, camera)
             assert np.array_equal(other.state, state), way
             np.testing.assert_allclose(upstream._get_curr_obs_combined_no_goal(), raw[:18], atol=1e-12, err_msg=way)
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["peg-insert-side", "shelf-place"])
+def test_the_first_image_is_that_of_its_layout_where_something_will_drop(task):
+    env = make_env(f"metaworld/{task}@drop", image_size=64)
+    assert_first_image_is_its_own(env)
     env.close()
 
 
