@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from scipy.integrate import quad
 from scipy.stats import beta, binom, multinomial
 
 from failwise.evaluate import statistics as st
@@ -115,21 +114,50 @@ def test_paired_difference_excludes_zero_exactly_when_the_test_rejects(lost, won
         assert (mirror.lower, mirror.upper) == (-found.upper, -found.lower)
 
 
-@pytest.mark.parametrize(("lost", "won", "n"), [(3, 9, 40), (60, 130, 600), (2, 4, 7), (0, 7, 30), (9, 2, 15)])
-def test_melded_limits_solve_their_definition_by_adaptive_integration(lost: int, won: int, n: int) -> None:
-    m, tail = lost + won, 0.025
-    lower = st.paired_difference(lost, won, n).lower
-    b, theta = beta(won, lost + 1), (beta(m, n - m + 1) if lower > 0 else beta(m + 1, n - m))
+def melded_chance(difference: float, lost: int, won: int, n: int) -> float:
+    """P(theta (2 b - 1) <= difference) by its definition, integrated over theta instead of over b, on fine panels."""
+    m = lost + won
+    theta = beta(m, n - m + 1) if difference > 0 else beta(m + 1, n - m)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    lower, upper = (max(abs(difference), theta.ppf(1e-15)), theta.ppf(1 - 1e-15)) if m < n or difference > 0 else (0, 1)
+    edges = np.linspace(lower, max(upper, lower), 2001)
+    half = np.diff(edges)[:, None] / 2
+    t = edges[:-1, None] + half * (nodes + 1)
+    reached = beta(won, lost + 1).cdf((1 + difference / t) / 2)
+    below = float((half * weights * theta.pdf(t) * reached).sum())
+    return below + (float(theta.cdf(lower)) if difference > 0 else 0.0)
 
-    def conditional(share: float) -> float:
-        sign = 2 * share - 1
-        if lower > 0:
-            return theta.cdf(lower / sign) if sign > 0 else 1.0
-        return theta.sf(lower / sign) if sign < 0 else 0.0
 
-    kinks = sorted({0.5, (1 + lower) / 2})
-    below = quad(lambda x: conditional(x) * b.pdf(x), 0, 1, points=kinks, limit=400)[0]
-    assert below == pytest.approx(tail, abs=2e-5)
+CASES = [
+    (3, 9, 40), (60, 130, 600), (2, 4, 7), (9, 2, 15), (1, 1, 30), (0, 7, 30), (0, 20, 20), (0, 10, 10), (1, 9, 10),
+    (0, 1, 1000), (200, 300, 1000), (5, 40, 2000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lost", "won", "n"), CASES)
+def test_melded_limits_solve_their_definition_to_a_billionth(lost: int, won: int, n: int) -> None:
+    """On either side of a limit, 1e-9 away, the chance lies on its own side of the tail."""
+    found = st.paired_difference(lost, won, n)
+    for limit, (fewer, more) in ((found.lower, (lost, won)), (-found.upper, (won, lost))):
+        if more == 0:  # nothing to integrate: see the closed forms below
+            continue
+        if fewer + more == n and limit <= 0:
+            continue
+        below, above = (melded_chance(limit + step, fewer, more, n) for step in (-1e-9, 1e-9))
+        assert below < 0.025 < above or below == pytest.approx(0.025, abs=2e-11), (limit, below, above)
+
+
+def test_melded_limits_in_closed_form() -> None:
+    assert st.paired_difference(0, 20, 20).lower == pytest.approx(0.6209054892674, abs=1e-9)
+    # Nobody wins: the effect is minus the share of discordant pairs, whose limits are Clopper and Pearson's.
+    for lost, n in ((0, 20), (3, 20), (1, 1000)):
+        worst = st.paired_difference(lost, 0, n).lower
+        assert worst == pytest.approx(-st.clopper_pearson(lost, n).upper, abs=1e-12)
+    # All pairs are discordant and the test does not reject: only the share of wins is left.
+    assert st.paired_difference(4, 6, 10).lower == pytest.approx(2 * st.clopper_pearson(6, 10).lower - 1, abs=1e-12)
+    for lost, won, n in CASES:
+        one, other = st.paired_difference(lost, won, n), st.paired_difference(won, lost, n)
+        assert (one.lower, one.upper) == (-other.upper, -other.lower)
 
 
 def test_no_discordant_pair_leaves_what_clopper_pearson_says_about_discordance() -> None:
