@@ -21,7 +21,8 @@ class Environment(Protocol):
 
     ``reset`` and ``step`` return an ``Observation`` whose images render **on first access**, and only while the
     environment has not moved on: an unwatched step costs no rendering. ``info`` of both holds ``conditions``
-    ({name: bool}) and ``success`` (bool). The same seed gives the same episode; distinct seeds, distinct layouts.
+    ({name: bool}) and ``success`` (bool), that of ``reset`` also the layout's ``seed`` (int). The same seed gives the
+    same episode; distinct seeds, distinct layouts.
     """
 
     spec: EnvSpec
@@ -29,7 +30,23 @@ class Environment(Protocol):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. ``options={"instruction": str}`` replaces the wording."""
+        """Start an episode.
+
+        ``failwise.envs.given`` has both rules ready: ``LayoutSeeds`` and ``checked_options``.
+
+        Args:
+            seed: of the layout. It also seeds the environment's generator, from which each later reset without a
+                seed draws the next layout, as in Gymnasium: the sequence after ``reset(seed=3)`` is reproducible. An
+                environment that was never given a seed draws at random.
+            options: ``{"instruction": str}`` replaces the wording for this episode. Any other key, and an instruction
+                that is blank or no text, is refused, unless the environment documents it.
+
+        Returns:
+            Observation and info; ``info["seed"]`` is the seed of the layout.
+
+        Raises:
+            SetupError: the seed is negative, or the options are not what the environment takes.
+        """
         ...
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

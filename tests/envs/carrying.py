@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from failwise.envs.given import checked_action, seed_or_random
+from failwise.envs.given import LayoutSeeds, checked_action, checked_options
 from failwise.envs.lazy import LazyImages
 from failwise.types import EnvSpec, Observation
 
@@ -27,16 +27,17 @@ class Carrying:
             conditions=CONDITIONS, step_limit=step_limit, control_hz=20.0,
         )  # fmt: skip
         self.version = 0
+        self.layouts = LayoutSeeds(self.spec.env_id)
         self.state = np.zeros(12)  # hand, thing, goal; open, held, steps
 
     def reset(self, *, seed=None, options=None):
-        seed = seed_or_random(seed)
+        self.words = checked_options(self.spec, options)
+        seed = self.layouts.draw(seed)
         draw = np.random.default_rng(seed).uniform
         hand, thing, goal = draw(-0.1, 0.1, 3), draw(-0.05, 0.05, 3), draw(-0.05, 0.05, 3)
         hand[2], thing[0], thing[2], goal[0], goal[2] = 0.3, thing[0] - 0.25, 0.02, goal[0] + 0.25, 0.02
         self.state = np.concatenate([hand, thing, goal, [1.0, 0.0, 0.0]])
         self.version += 1
-        self.words = (options or {}).get("instruction", self.spec.instruction)
         return self.observe(), {"conditions": self.conditions(), "success": False, "seed": seed}
 
     def step(self, action):

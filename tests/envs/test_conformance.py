@@ -296,6 +296,68 @@ class StickyWording(TinyEnv):
         return super().reset(seed=seed, options={"instruction": self.told})
 
 
+class RandomWithoutSeed(TinyEnv):
+    """What every environment here did before: a reset without a seed forgets the seed before it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        return super().reset(seed=drawn, options=options)
+
+
+class OneLayoutWithoutSeed(TinyEnv):
+    last = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        self.last = self.last if seed is None else seed
+        return super().reset(seed=self.last, options=options)
+
+
+class OneSequenceForAllSeeds(TinyEnv):
+    count = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        self.count = self.count + 1 if seed is None else 0
+        return super().reset(seed=1000 + self.count if seed is None else seed, options=options)
+
+
+class NoSeedInInfo(TinyEnv):
+    def reset(self, **options: Any) -> Answer:
+        observation, info = super().reset(**options)
+        del info["seed"]
+        return observation, info
+
+
+class OtherSeedInInfo(TinyEnv):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, {**info, "seed": info["seed"] + (seed is None)}
+
+
+class TakesAnyOption(TinyEnv):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        words = {key: value for key, value in (options or {}).items() if key == "instruction"}
+        return super().reset(seed=seed, options=words)
+
+
+class TakesBlankText(TinyEnv):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        text = (options or {}).get("instruction", "")
+        blank = isinstance(text, str) and not text.strip()
+        return super().reset(seed=seed, options=None if blank and "no_such_option" not in (options or {}) else options)
+
+
+class ChecksTooLate(TinyEnv):
+    """Takes over a wording before it refuses it."""
+
+    wording = ""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Answer:
+        text = (options or {}).get("instruction", self.wording)
+        self.wording = text if isinstance(text, str) else "some other words"
+        observation, info = super().reset(seed=seed, options=options)
+        return replace(observation, instruction=self.wording or observation.instruction), info
+
+
 class Crashing(TinyEnv):
     def snapshot(self) -> Any:
         raise KeyError("qpos")
@@ -425,6 +487,14 @@ BREAKS: list[tuple[Callable[[], TinyEnv], str]] = [
     (lambda: TrustsActions("push"), r"an action that is NaN took it without a word"),
     (lambda: OneWording("push"), r"reset\(options=.* tells 'push the puck into the goal circle'; expected that"),
     (lambda: StickyWording("push"), r"the instruction of an earlier episode stays"),
+    (lambda: RandomWithoutSeed("push"), r"without a seed begins other layouts each time that reset\(seed=3\)"),
+    (lambda: OneLayoutWithoutSeed("push"), r"reset\(\) without a seed repeats a layout after reset\(seed=3\)"),
+    (lambda: OneSequenceForAllSeeds("push"), r"the same layout after reset\(seed=3\) and after reset\(seed=4\)"),
+    (lambda: NoSeedInInfo("push"), r"info\['seed'\] is None after reset\(seed=3\); expected 3"),
+    (lambda: OtherSeedInInfo("push"), r"info\['seed'\] of reset\(\) without a seed is \d+, but"),
+    (lambda: TakesAnyOption("push"), r"reset\(options=\{'no_such_option': 1\}\) is accepted silently"),
+    (lambda: TakesBlankText("push"), r"reset\(options=\{'instruction': ''\}\) is accepted silently"),
+    (lambda: ChecksTooLate("push"), r"refused options change a later episode"),
     (lambda: Backwards("push"), r"after 25 steps of nudge\(\) along x, .* are left"),
     (lambda: Drifting("push"), r"nudge\(zeros\(6\)\) is .*; expected zeros"),
     (lambda: Reckless("push"), r"nudge\(\) along x gave .* outside the action bounds"),

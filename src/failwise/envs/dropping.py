@@ -14,7 +14,6 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.envs.given import seed_or_random
 from failwise.envs.leading import ArmEnvironment, with_gripper
 from failwise.errors import SetupError
 from failwise.protocols import Arm, Environment
@@ -149,10 +148,16 @@ class Dropping:
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode of the plain task; the seed also draws when the fingers open."""
-        seed = seed_or_random(seed)
+        """Start an episode of the plain task; the layout's seed also draws when the fingers open.
+
+        Seeds, layouts and options are the plain task's.
+
+        Raises:
+            SetupError: the seed is negative, or the plain task does not take the options.
+        """
         answer = self._env.reset(seed=seed, options=options)
-        self._course = Course(share=float(np.random.default_rng([seed, 11]).uniform(*SHARES)))
+        layout = int(answer[1]["seed"])
+        self._course = Course(share=float(np.random.default_rng([layout, 11]).uniform(*SHARES)))
         return answer
 
     def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.envs.conformance.returns import kind, sample_actions
+from failwise.envs.conformance.returns import fingerprint, kind, sample_actions
 from failwise.envs.lazy import StaleObservationError
 from failwise.errors import EpisodeError
 from failwise.protocols import Environment, Recomputes
@@ -43,7 +43,7 @@ def check_seeds(env: Environment) -> Iterator[str]:
             f"the same seed and actions gave another episode: {difference}; expected the same values, bit for bit. "
             "Fix reset(): draw everything from np.random.default_rng(seed), and reset every counter and buffer"
         )
-    looks = {seed: _look(env.reset(seed=seed)[0]) for seed in _SEEDS}
+    looks = {seed: fingerprint(env.reset(seed=seed)[0]) for seed in _SEEDS}
     same = [pair for pair in combinations(_SEEDS, 2) if looks[pair[0]] == looks[pair[1]]]
     if same:
         yield (
@@ -125,11 +125,11 @@ def check_first_image(env: Environment) -> Iterator[str]:
 def check_two_at_once(env: Environment, other: Environment) -> Iterator[str]:
     """Two environments of one process leave each other's images alone, in whatever order they render."""
     for first, second in ((env, other), (other, env)):
-        alone = _look(first.reset(seed=1)[0])
-        _look(second.reset(seed=2)[0])
+        alone = fingerprint(first.reset(seed=1)[0])
+        fingerprint(second.reset(seed=2)[0])
         late = first.reset(seed=1)[0]
-        _look(second.step(sample_actions(second, 1)[0])[0])
-        if _look(late) != alone or _look(first.reset(seed=1)[0]) != alone:
+        fingerprint(second.step(sample_actions(second, 1)[0])[0])
+        if fingerprint(late) != alone or fingerprint(first.reset(seed=1)[0]) != alone:
             yield (
                 f"an image of {first.spec.env_id} changes when {second.spec.env_id} renders in the same process; "
                 "expected the same image. Fix the rendering: make the environment's own context and buffer current "
@@ -255,7 +255,7 @@ def check_bad_actions(env: Environment) -> Iterator[str]:
 
 def _trace(env: Environment, actions: NDArray[np.float32], first: Observation | None) -> list[dict[str, Any]]:
     """All that is seen and told from here on under some actions, up to the end of the episode."""
-    trace = [{"state": first.state.copy(), "pictures": _look(first)}] if first is not None else []
+    trace = [{"state": first.state.copy(), "pictures": fingerprint(first)}] if first is not None else []
     for i, action in enumerate(actions):
         observation, reward, terminated, truncated, info = env.step(action)
         record = {
@@ -263,7 +263,7 @@ def _trace(env: Environment, actions: NDArray[np.float32], first: Observation | 
             "terminated": terminated, "truncated": truncated, "instruction": observation.instruction,
         }  # fmt: skip
         if i == len(actions) - 1:
-            record["pictures"] = _look(observation)
+            record["pictures"] = fingerprint(observation)
         trace.append(record)
         if terminated or truncated:
             break
@@ -278,11 +278,6 @@ def _difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
                 shown = "" if name == "pictures" else f" ({a[name]} and {b[name]})"
                 return f"{name} differ after {step} steps{shown}"
     return "" if len(one) == len(other) else f"they ended after {len(one)} and {len(other)} steps"
-
-
-def _look(observation: Observation) -> bytes:
-    images = b"".join(observation.images[camera].tobytes() for camera in observation.images)
-    return observation.state.tobytes() + images
 
 
 CHECKS = (

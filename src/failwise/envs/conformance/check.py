@@ -7,10 +7,13 @@ from functools import partial
 
 from failwise.envs.conformance.arm import check_arm
 from failwise.envs.conformance.behaviour import CHECKS, check_two_at_once
+from failwise.envs.conformance.resets import check_layout_sequence, check_options
 from failwise.envs.conformance.returns import check_returns
 from failwise.envs.conformance.spec import check_spec
 from failwise.errors import FailwiseError
 from failwise.protocols import Environment
+
+_RESETS = (check_layout_sequence, check_options)
 
 
 class NonconformingError(FailwiseError):
@@ -37,7 +40,7 @@ def check_env(env: Environment, other: Environment | None = None) -> list[str]:
     first = list(_run(check_returns, env))
     if first:
         return first
-    problems = [problem for check in (*CHECKS, check_arm) for problem in _run(check, env)]
+    problems = [problem for check in (*CHECKS, *_RESETS, check_arm) for problem in _run(check, env)]
     if other is not None:
         problems += _run(partial(check_two_at_once, other=other), env, "two at once")
     return problems

@@ -127,5 +127,11 @@ def sample_actions(env: Environment, n: int, high: bool = False) -> NDArray[np.f
     return (low + share * (top - low)).astype(np.float32)
 
 
+def fingerprint(observation: Observation) -> bytes:
+    """State and all images of an observation as bytes: equal for equal moments. Renders every camera."""
+    images = b"".join(observation.images[camera].tobytes() for camera in observation.images)
+    return observation.state.tobytes() + images
+
+
 def _name(kind: type) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

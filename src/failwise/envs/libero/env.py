@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from failwise.envs.given import checked_action, seed_or_random
+from failwise.envs.given import LayoutSeeds, checked_action, checked_options
 from failwise.envs.lazy import LazyImages
 from failwise.envs.libero.tasks import TASKS, parse_task, steps_of
 from failwise.errors import EpisodeError, SetupError, UnknownNameError
@@ -117,22 +117,21 @@ class LiberoEnv:
         self._steps = 0
         self._version = 0  # counts every change of the simulation: pictures of an older one are stale
         self._instruction = self.spec.instruction
+        self._layouts = LayoutSeeds(self.spec.env_id)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; without a seed, a random one is drawn.
+        """Start an episode. Without a seed, the next layout of the sequence that the last seed began.
 
         Seeds 0, 1, ... up to the benchmark's number of initial states (50) are those states; all others are layouts of
         their own, drawn from the ranges that the task itself gives.
 
         Raises:
-            SetupError: the seed is negative.
+            SetupError: the seed is negative, or ``options`` holds anything but an instruction.
         """
-        seed = seed_or_random(seed)
-        if seed < 0:
-            raise SetupError(f"{self.spec.env_id}: a seed is 0 or more, not {seed}")
-        self._instruction = (options or {}).get("instruction", self.spec.instruction)
+        self._instruction = checked_options(self.spec, options)
+        seed = self._layouts.draw(seed)
         self._world.reset(seed, self._settle)
         self._steps = 0
         self._version += 1

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.envs.given import checked_action, seed_or_random
+from failwise.envs.given import LayoutSeeds, checked_action, checked_options
 from failwise.envs.lazy import LazyImages
 from failwise.envs.maniskill.expert import HOME, OPEN, Stage, servo
 from failwise.envs.maniskill.rotations import from_angles, to_angles
@@ -133,13 +133,18 @@ class ManiSkillEnv:
         self._version = 0  # counts every change of the simulation: pictures of an older one are stale
         self._hand: tuple[Pose, NDArray[np.float64]] | None = None  # as the simulator tells it, and as we do
         self._instruction = self.spec.instruction
+        self._layouts = LayoutSeeds(self.spec.env_id)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; without a seed, a random one is drawn."""
-        seed = seed_or_random(seed)
-        self._instruction = (options or {}).get("instruction", self.spec.instruction)
+        """Start an episode. Without a seed, the next layout of the sequence that the last seed began.
+
+        Raises:
+            SetupError: the seed is negative, or ``options`` holds anything but an instruction.
+        """
+        self._instruction = checked_options(self.spec, options)
+        seed = self._layouts.draw(seed)
         self._world.reset(seed)
         self._steps = 0
         self._version += 1

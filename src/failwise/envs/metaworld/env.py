@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.envs.given import checked_action, seed_or_random
+from failwise.envs.given import LayoutSeeds, checked_action, checked_options
 from failwise.envs.lazy import LazyImages
 from failwise.envs.rendering_backend import prepare_rendering
 from failwise.errors import EpisodeError, MissingDependencyError, SetupError, UnknownNameError
@@ -124,13 +124,18 @@ class MetaWorldEnv:
         self._steps = 0
         self._version = 0  # counts every change of the simulation: pictures of an older one are stale
         self._instruction = self.spec.instruction
+        self._layouts = LayoutSeeds(self.spec.env_id)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; without a seed, a random one is drawn."""
-        seed = seed_or_random(seed)
-        self._instruction = (options or {}).get("instruction", self.spec.instruction)
+        """Start an episode. Without a seed, the next layout of the sequence that the last seed began.
+
+        Raises:
+            SetupError: the seed is negative, or ``options`` holds anything but an instruction.
+        """
+        self._instruction = checked_options(self.spec, options)
+        seed = self._layouts.draw(seed)
         self._env.seed(seed)
         raw, _ = self._env.reset()
         self._derive_poses()

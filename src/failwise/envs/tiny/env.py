@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from failwise.envs.given import checked_action, seed_or_random
+from failwise.envs.given import LayoutSeeds, checked_action, checked_options
 from failwise.envs.lazy import LazyImages
 from failwise.envs.tiny.rendering import paint
 from failwise.envs.tiny.world import (
@@ -129,6 +129,7 @@ class TinyEnv:
         self.workspace = (np.array([-HALF, -HALF, 0.0]), np.array([HALF, HALF, 0.0]))
         self.others = ("other_disc",) if reach else ()
         self._world = World()
+        self._layouts = LayoutSeeds(self.spec.env_id)
         self._instruct(self.spec.instruction)
         self._version = 0  # counts every change: pictures of an older one are stale
         self._size = image_size
@@ -136,13 +137,14 @@ class TinyEnv:
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; without a seed, a random one is drawn.
+        """Start an episode. Without a seed, the next layout of the sequence that the last seed began.
 
         Raises:
-            SetupError: ``options["instruction"]`` names no disc to reach.
+            SetupError: the seed is negative, ``options`` holds anything but an instruction, or the instruction names
+                no disc to reach.
         """
-        seed = seed_or_random(seed)
-        self._instruct((options or {}).get("instruction", self.spec.instruction))
+        self._instruct(checked_options(self.spec, options))
+        seed = self._layouts.draw(seed)
         draw = np.random.default_rng(seed).uniform
         reach, separation = self._task == "reach", 0.25
         while True:  # about one draw in two keeps the distances
@@ -244,12 +246,13 @@ class TinyEnv:
 
     def _instruct(self, instruction: str) -> None:
         """Take a wording; in ``reach`` the first colour that it names is the target."""
-        self._instruction, self._target = instruction, 0
+        target = 0
         if self._task == "reach":
             named = re.findall(rf"\b({'|'.join(COLORS)})\b", instruction.lower())
             if not named:
                 raise SetupError(f"tiny/reach: the instruction {instruction!r} names no disc; say red or blue")
-            self._target = COLORS.index(named[0])
+            target = COLORS.index(named[0])
+        self._instruction, self._target = instruction, target
 
     def _observation(self) -> Observation:
         w, version = self._world, self._version
