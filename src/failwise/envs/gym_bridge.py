@@ -55,7 +55,8 @@ class GymEnv(gymnasium.Env[GymObservation, NDArray[Any]]):
     ``is_success`` (where Stable-Baselines3 and LeRobot look for it), and after a reset the layout's ``seed``.
 
     Args:
-        environment: an environment, or the id of one, such as "tiny/push" or "metaworld/pick-place@drop".
+        environment: an environment, or the id of one, such as "tiny/push" or "metaworld/pick-place@drop". A vector
+            needs an id: an environment that is made already would be shared by all its places.
         cameras: whose images are observed; all when None, none for ``()``, which renders nothing and is fastest.
         success_ends: whether success terminates the episode, as it ends a rollout. Otherwise it goes on, up to the
             step limit, as a reward that is paid while the task stays solved needs it.
