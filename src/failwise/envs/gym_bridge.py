@@ -179,7 +179,8 @@ def register_tasks() -> None:
 
     Suites of other distributions are reached by ``failwise/Env``: asking them for their tasks would import them.
     """
-    own = [entry.name for entry in entry_points(group=registry.GROUPS["env"]) if entry.value.startswith("failwise.")]
+    entries = entry_points(group=registry.GROUPS["env"])
+    own = [entry.name for entry in entries if entry.dist is not None and entry.dist.name == NAMESPACE]
     tasks = [f"{suite}/{task}" for suite in sorted(set(own)) for task in list_tasks(suite)]
     arguments: dict[str, dict[str, Any]] = {ANY: {}, **{gym_id(task): {"environment": task} for task in tasks}}
     for name, keywords in arguments.items():
