@@ -118,6 +118,47 @@ class FailureEvent(BaseModel):
     evidence: str = ""
 
 
+class Alarm(BaseModel):
+    """A monitor's alarm in an episode, and what was done about it.
+
+    Attributes:
+        step: before whose action it was raised. score, band: the detector's, at that step; ``score > band``.
+        reaction: what was to be done: go on ("note"), "stop", hand over ("recover"), or leave it to a person ("ask").
+        decision: what was done; a person may have decided otherwise than the reaction alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    step: int = Field(ge=0)
+    score: float
+    band: float
+    reaction: Literal["note", "stop", "recover", "ask"]
+    decision: Literal["go on", "stop", "recover"]
+
+
+class Intervention(BaseModel):
+    """A stretch of steps in which something other than the policy acted.
+
+    Attributes:
+        trigger: a monitor's alarm, or a recovery model that says that the episode is failing.
+        actor: the expert, a recovery policy, a corrective action ("correct"), or a way back ("rewind").
+        start: the first step of it. end: the first step at which the policy acted again, the hand-back; None where the
+            episode ended before.
+        mode, axis: how the episode fails, by the recovery model; "" where it was not asked.
+        stage: the success condition that was due at the start.
+        failing: the recovery model's probability of failing, None where it was not asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    trigger: Literal["alarm", "recovery_model"]
+    actor: Literal["expert", "policy", "correct", "rewind"]
+    start: int = Field(ge=0)
+    end: int | None = None
+    mode: str = ""
+    axis: str = ""
+    stage: str = ""
+    failing: float | None = None
+
+
 class Diagnosis(BaseModel):
     """Why an episode fails, in one schema for rules, learned classifiers and VLM answers.
 
@@ -185,6 +226,8 @@ class EpisodeMeta(BaseModel):
     cameras: tuple[str, ...] = ()
     n_frames: int = 0  # recorded looks (each holds every camera)
     failure_events: tuple[FailureEvent, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
     error: str = ""  # one line, when outcome is "error"
     provenance: Provenance = Provenance()
     extra: Mapping[str, Any] = Field(default_factory=dict)

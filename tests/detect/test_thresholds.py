@@ -150,7 +150,9 @@ def test_a_learned_monitor_comes_back_from_disk_and_reacts(tmp_path):
     again.reset()
     for m in failing.moments():
         decisions.add(watch.decide(again.update(m), "grasped"))
-    assert len(asked) == 1 and decisions == {"go on"} and "then: asked, go on" in watch.event.evidence
+    assert len(asked) == 1 and decisions == {"go on"} and watch.alarm is not None
+    assert (watch.alarm.reaction, watch.alarm.decision) == ("ask", "go on")
+    assert watch.alarm.score > watch.alarm.band and watch.alarm.step == watch.event.onset_step
 
 
 def test_a_monitor_that_learned_nothing_cannot_react_so():

@@ -10,7 +10,7 @@ from scipy.stats import beta
 from failwise.errors import DataError
 from failwise.evaluate.recovered import recovery_by_task, recovery_result, recovery_sentences
 from failwise.report.recovered import recovered_sections
-from failwise.types import EpisodeMeta, FailureEvent
+from failwise.types import EpisodeMeta, FailureEvent, Intervention
 
 from .synthetic import LETTERS, episode
 
@@ -42,6 +42,21 @@ def metas() -> list[EpisodeMeta]:
     rows = [(env_id, seed, *pair) for env_id, pairs in PAIRS.items() for seed, pair in enumerate(pairs)]
     plain = [episode("base", env_id, seed, LETTERS[without]) for env_id, seed, without, _, _ in rows]
     return plain + [helped(env_id, seed, with_it, mode) for env_id, seed, _, with_it, mode in rows]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_mode_is_the_interventions_own_where_an_alarm_and_a_drop_share_its_step(recorded: bool) -> None:
+    events = tuple(
+        FailureEvent(mode=mode, onset_step=10, source=source)
+        for mode, source in (("alarm", "detected"), ("drop", "injected"), ("slip", "detected"))
+    )
+    record = (Intervention(trigger="alarm", actor="correct", start=10, end=20, mode="slip"),) if recorded else ()
+    about = {"recovery": "r", "remedy": "correct", "takeovers": [10], "refused": 0}
+    with_it = episode("base+recover", PUSH, 0, LETTERS["s"]).model_copy(
+        update={"failure_events": events, "interventions": record, "extra": {"takeover": about}}
+    )
+    result = recovery_result([episode("base", PUSH, 0, LETTERS["t"]), with_it], "base")
+    assert result.by_mode == {"slip": (1, 1)}
 
 
 def exact(k: int, n: int) -> tuple[float, float]:

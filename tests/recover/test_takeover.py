@@ -60,6 +60,7 @@ def run(tmp_path: Path, takeover: Takeover, env: TinyEnv | None = None):
 
 def test_a_yes_moves_the_hand_by_what_was_advised_and_hands_back(tmp_path: Path) -> None:
     advisor = Told()
+    told = advisor.advise()
     options = TakeoverOptions(every=10, attempts=2, pause=20)
     episode = run(tmp_path, Takeover(advisor, options, "told"))
     actors, states = episode.actors(), episode.states()
@@ -79,6 +80,12 @@ def test_a_yes_moves_the_hand_by_what_was_advised_and_hands_back(tmp_path: Path)
         "takeovers": [10, int(second[0])],
         "refused": 0,
     }
+    one, two = meta.interventions
+    assert (one.trigger, one.actor, one.mode, one.axis, one.failing) == (
+        "recovery_model", "correct", told.mode, told.axis, told.failing,
+    )  # fmt: skip
+    assert (one.start, one.end) == (first[0], first[-1] + 1), "the first step after it is the hand-back"
+    assert two.start == second[0] and two.end in (None, second[-1] + 1)
     assert len(advisor.seen) == second[0] // advisor.stride + 1, "once the attempts are used up nothing is rendered"
     after = first[-1] + 1
     assert after in episode.chunk_starts(), "the policy looks anew when it has the robot back"

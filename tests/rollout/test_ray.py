@@ -118,7 +118,7 @@ def test_an_address_where_nobody_is_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_evaluation_is_that_of_the_process_pool_byte_for_byte(shared: RayExecutor, tmp_path: Path) -> None:
-    arms = {"noise": "random", "expert": "expert"}
+    arms = {"noise": "random:3", "expert": "expert"}
     found = evaluate(["tiny/reach"], arms, range(6), tmp_path / "ray", executor=shared)
     assert found.against[0].pooled.won == 6
     evaluate(["tiny/reach"], arms, range(6), tmp_path / "pool", workers=1)

@@ -66,6 +66,9 @@ def test_noting_records_every_score_and_changes_nothing(monitor, tmp_path):
     alarm, ending = meta.failure_events
     assert (alarm.mode, alarm.source, alarm.onset_step) == ("alarm", "detected", first) and first > 20
     assert ending == plain.failure_events[0]
+    (record,) = meta.alarms
+    assert (record.step, record.reaction, record.decision) == (first, "note", "go on") and not plain.alarms
+    assert record.score == pytest.approx(other.scores()[first]) and record.score > record.band
     assert np.isfinite(other.scores()).all() and np.isnan(one.scores()).all()
     assert other.info()["band"] == pytest.approx([monitor.band.upper(0)] * len(other.chunk_starts()))
     assert meta.extra["watch"] | {"monitor": "folder", "detector": "length", "alpha": 0.1} == meta.extra["watch"]
@@ -155,6 +158,27 @@ def test_alarms_are_judged_by_the_same_episode_unwatched(monitor, tmp_path):
     assert result.mended == lost and result.spoiled == 0 and 0 < result.delay < 1
     text = " ".join(watch_sentences(result))
     assert f"{result.detected} of {lost} episodes that do not succeed unwatched" in text and "became successes" in text
+
+
+def test_who_was_asked_is_a_record_and_not_a_word_in_a_sentence():
+    def watched(seed, words, reaction=None, on_alarm="learned"):
+        from failwise.types import Alarm, FailureEvent
+
+        event = FailureEvent(mode="alarm", onset_step=3, source="detected", evidence=words)
+        alarm = [] if reaction is None else [Alarm(step=3, score=2, band=1, reaction=reaction, decision="stop")]
+        about = {"arm": "p+x", "env_seed": seed, "outcome": Outcome.ABORTED, "failure_events": (event,)}
+        extra = {"watch": {"alpha": 0.1, "on_alarm": on_alarm}}
+        return made_up(5, seed).meta.model_copy(update={**about, "alarms": tuple(alarm), "extra": extra})
+
+    def plain(seed):
+        return made_up(5, seed).meta.model_copy(update={"arm": "p", "env_seed": seed, "outcome": Outcome.TIMEOUT})
+
+    episodes = [
+        watched(0, "a person was called", "ask"), watched(1, "then: asked, says the model", "stop"),
+        watched(2, "from before alarms were recorded", on_alarm="ask"), watched(3, "as well; then: asked, stop"),
+    ]  # fmt: skip
+    result = watch_result([*episodes, *map(plain, range(4))], "p", "x")
+    assert (result.detected, result.asked) == (4, 2)
 
 
 def test_false_alarms_are_those_of_episodes_that_would_have_succeeded():

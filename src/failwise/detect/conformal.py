@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +98,10 @@ class Band:
     task: str = ""
     reactions: tuple[tuple[int, str], ...] = ()
 
-    def reaction(self, step: int) -> str:
-        """What was learned to do at an alarm at a step, "" where nothing was."""
-        return next((what for start, what in reversed(self.reactions) if start <= step), "")
+    def reaction(self, step: int) -> Literal["stop", "ask"]:
+        """What was learned to do at an alarm at a step; a band without ``reactions`` stops."""
+        learned = next((what for start, what in reversed(self.reactions) if start <= step), "stop")
+        return "ask" if learned == "ask" else "stop"
 
     @property
     def vacuous(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from failwise.errors import DataError
 from failwise.evaluate.statistics import Interval, clopper_pearson
+from failwise.evaluate.watched import ALARM
 from failwise.types import EpisodeMeta, Outcome
 
 
@@ -73,9 +74,9 @@ def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
     modes: dict[str, tuple[int, int]] = {}
     for k in taken:
         if not won[k]:
-            first = next(e for e in helped[k].failure_events if e.onset_step == about[k]["takeovers"][0])
-            n, rescued = modes.get(first.mode, (0, 0))
-            modes[first.mode] = (n + 1, rescued + (k in mended))
+            mode = _first_mode(helped[k])
+            n, rescued = modes.get(mode, (0, 0))
+            modes[mode] = (n + 1, rescued + (k in mended))
     return RecoveryResult(
         arm=arm,
         pairs=len(keys),
@@ -89,6 +90,19 @@ def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
         spoiled=sum(won[k] and helped[k].outcome != Outcome.SUCCESS for k in keys),
         by_mode=dict(sorted(modes.items())),
     )
+
+
+def _first_mode(meta: EpisodeMeta) -> str:
+    """The mode that was named at an episode's first intervention, "takeover" where none was.
+
+    Episodes from before interventions were recorded name it in the event of that step; a monitor's alarm or an injected
+    fault may have one at the same step.
+    """
+    if meta.interventions:
+        return meta.interventions[0].mode or "takeover"
+    start = meta.extra["takeover"]["takeovers"][0]
+    events = (e for e in meta.failure_events if e.source == "detected" and e.mode != ALARM)
+    return next(e.mode for e in events if e.onset_step == start)
 
 
 def recovery_by_task(metas: Sequence[EpisodeMeta], arm: str) -> dict[str, RecoveryResult]:

@@ -14,6 +14,9 @@ from failwise.errors import DataError
 from failwise.evaluate.statistics import Interval, clopper_pearson
 from failwise.types import EpisodeMeta, FailureEvent, Outcome
 
+ALARM = "alarm"
+"""The mode of an alarm among an episode's failure events."""
+
 
 def watched_arm(arm: str, on_alarm: str) -> str:
     """The name of an arm's watched twin."""
@@ -29,7 +32,7 @@ class WatchResult:
         pairs: seeds that both have. successes: of the plain arm. failures: the other ones, timeouts among them.
         false_alarms: pairs with an alarm where the plain arm succeeded. detected: pairs with an alarm where it did not.
         delay: mean share of the plain episode that had passed at a true alarm; NaN without any.
-        asked: alarms that called for a person.
+        asked: alarms that called for a person; of recordings without ``alarms``, those of the reaction "ask" alone.
         saved_steps: steps that were not run because of true alarms that stopped.
         mended: pairs lost by the plain arm and won by the watched one. spoiled: the other way round.
     """
@@ -62,7 +65,17 @@ class WatchResult:
 
 def alarm_of(meta: EpisodeMeta) -> FailureEvent | None:
     """The alarm that a monitor raised in an episode, if it did."""
-    return next((e for e in meta.failure_events if e.mode == "alarm"), None)
+    return next((e for e in meta.failure_events if e.mode == ALARM), None)
+
+
+def _asked(meta: EpisodeMeta) -> bool:
+    """Whether a person was asked at an episode's alarm.
+
+    Episodes from before alarms were recorded tell only of a reaction that was the same for all.
+    """
+    if meta.alarms:
+        return any(alarm.reaction == "ask" for alarm in meta.alarms)
+    return bool(meta.extra["watch"].get("on_alarm") == "ask")
 
 
 def watch_result(metas: Sequence[EpisodeMeta], arm: str, on_alarm: str) -> WatchResult:
@@ -92,7 +105,7 @@ def watch_result(metas: Sequence[EpisodeMeta], arm: str, on_alarm: str) -> Watch
         false_alarms=len(alarms) - len(true),
         detected=len(true),
         delay=sum(shares) / len(shares) if shares else float("nan"),
-        asked=sum("then: asked" in event.evidence for event in alarms.values()),
+        asked=sum(_asked(watched[k]) for k in alarms),
         saved_steps=sum(plain[k].n_steps - watched[k].n_steps for k in stopped),
         mended=sum(not won[k] and watched[k].outcome == Outcome.SUCCESS for k in keys),
         spoiled=sum(won[k] and watched[k].outcome != Outcome.SUCCESS for k in keys),

@@ -20,7 +20,7 @@ from failwise.errors import CheckpointError, EpisodeError, SetupError
 from failwise.protocols import Arm
 from failwise.recover import local
 from failwise.recover.acting import FOLDER, ActingPolicy, has_acting
-from failwise.types import FailureEvent
+from failwise.types import FailureEvent, Intervention
 
 if TYPE_CHECKING:
     from failwise.protocols import Environment
@@ -131,6 +131,7 @@ class Takeover:
         if acting is None and remedy == "policy":
             raise SetupError(f"{name or 'this recovery actor'} has no policy that acts; train it with --acting.steps")
         self.events: list[FailureEvent] = []
+        self.interventions: list[Intervention] = []
         self.refused = 0
 
     def begin(self, env: Environment, seed: int = 0) -> None:
@@ -147,7 +148,7 @@ class Takeover:
             self.acting.begin(seed)
         if self.advisor is not None:
             self.advisor.begin()
-        self.events, self.refused = [], 0
+        self.events, self.interventions, self.refused = [], [], 0
         self._move: _Move | None = None
         self._free_from = 0
         self._hands: list[NDArray[np.float64]] = []
@@ -174,6 +175,7 @@ class Takeover:
         if action is None:
             self._free_from = step + self.options.pause
             self._move = None
+            self.interventions[-1] = self.interventions[-1].model_copy(update={"end": step})
         return action
 
     def did(self, action: NDArray[Any]) -> None:
@@ -209,6 +211,13 @@ class Takeover:
             if advice is None
             else f"{advice.mode} {advice.axis}".strip() + f", {advice.failing:.2f}"
         )
+        self.interventions.append(
+            Intervention(
+                trigger="alarm" if alarm else "recovery_model", actor=self.remedy, start=step, stage=stage,
+                mode="" if advice is None else advice.mode, axis="" if advice is None else advice.axis,
+                failing=None if advice is None else advice.failing,
+            )
+        )  # fmt: skip
         mode = "takeover" if advice is None else advice.mode or "takeover"
         self.events.append(
             FailureEvent(

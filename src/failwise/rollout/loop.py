@@ -208,6 +208,8 @@ def run_episode(
             *_dropped(env),
             *_events(outcome, conditions, spec.conditions, step),
         ),
+        alarms=() if watch is None or watch.alarm is None else (watch.alarm,),
+        interventions=() if takeover is None else tuple(takeover.interventions),
         error=error,
         provenance=agent.provenance(),
         extra=layout

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from failwise.agent import PolicyAgent
 from failwise.detect import Moment, Monitor, load_monitor
 from failwise.errors import SetupError
-from failwise.types import FailureEvent, Verdict
+from failwise.types import Alarm, FailureEvent, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from failwise.types import ActionChunk
 
 OnAlarm = Literal["note", "stop", "recover", "ask", "learned"]
+Reaction = Literal["note", "stop", "recover", "ask"]
 Decision = Literal["go on", "stop", "recover"]
 CHOICES: tuple[str, ...] = get_args(OnAlarm)
 
@@ -48,6 +49,7 @@ class Watch:
             raise SetupError("this detector learned no reactions; fit it with --costs, or choose another --on-alarm")
         self.ask = ask or (ask_at_terminal if on_alarm == "ask" or sys.stdin.isatty() else call_for_help)
         self.event: FailureEvent | None = None
+        self.alarm: Alarm | None = None
         self.stopped: Verdict | None = None
 
     def begin(self, agent: Agent, env: Environment) -> None:
@@ -60,7 +62,7 @@ class Watch:
         if self.on_alarm in ("recover", "ask") and not env.spec.has_expert:
             raise SetupError(f"{env.spec.env_id} has no expert to recover with; use --on-alarm stop")
         self.monitor.reset(env.spec.env_id)
-        self.event = self.stopped = None
+        self.event = self.alarm = self.stopped = None
         policy.watch(self.monitor.detector.pooling or "prefix-mean", self.monitor.detector.samples)
 
     def see(self, step: int, action: NDArray[np.float32], chunk: ActionChunk | None) -> Verdict:
@@ -74,13 +76,16 @@ class Watch:
         if not verdict.alarm or self.event is not None:
             return "go on"
         said = f"score {verdict.score:.4g} above {verdict.band:.4g}"
-        reaction = self.monitor.band.reaction(verdict.step) if self.on_alarm == "learned" else self.on_alarm
+        reaction: Reaction = self.monitor.band.reaction(verdict.step) if self.on_alarm == "learned" else self.on_alarm
         decision: Decision = "stop" if reaction == "stop" else "recover"
         if reaction == "note":
             decision = "go on"
         elif reaction == "ask":
             decision = self.ask(f"alarm at step {verdict.step}: {said}; next condition: {stage or 'none'}")
         self.stopped = verdict if decision == "stop" else None
+        self.alarm = Alarm(
+            step=verdict.step, score=verdict.score, band=verdict.band, reaction=reaction, decision=decision
+        )
         asked = "asked, " if reaction == "ask" else ""
         evidence = f"{self.monitor.detector.name}: {said}; then: {asked}{decision}"
         self.event = FailureEvent(
