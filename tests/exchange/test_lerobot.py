@@ -258,7 +258,7 @@ def test_an_unlabelled_dataset_has_to_be_declared(tmp_path, capsys):
     capsys.readouterr()  # what LeRobot and its encoder say
     assert main(["store", "import", "--lerobot", str(root), "--out", str(tmp_path / "s")]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "--assume success" in said[0], said
+    assert len(said) == 1 and "--outcome success" in said[0], said
     assert not EpisodeStore(tmp_path / "s").ids()
     declared = ["store", "import", "--lerobot", str(root), "--out", str(tmp_path / "s"), "--assume", "success"]
     assert main(declared) == 0

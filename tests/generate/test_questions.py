@@ -14,6 +14,7 @@ from failwise.generate import GenerateOptions, Request, cells_of, generate
 from failwise.generate.plan import stage_at
 from failwise.generate.questions import export_questions
 from failwise.recover.questions import FRAMES, Answer
+from failwise.rollout import RolloutItem, collect
 from failwise.store import EpisodeStore
 
 
@@ -95,4 +96,16 @@ def test_the_verb(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["export", "questions", "--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     (tmp_path / "empty" / "episodes").mkdir(parents=True)
     assert main(["export", "questions", "--data", str(tmp_path / "empty"), "--out", str(tmp_path)]) == 2
-    assert "generate some first" in capsys.readouterr().err
+    assert "holds no injected failure, only episodes of 'failwise collect' or none" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_with_the_command_that_helps(tmp_path: Path) -> None:
+    collect([RolloutItem("tiny/push", 0, 0, "x", "expert")], tmp_path / "own" / "episodes", workers=1, quiet=True)
+    with pytest.raises(DataError, match=r"holds no injected failure.*inject some: failwise generate --env"):
+        export_questions(tmp_path / "own", tmp_path / "out")
+    with pytest.raises(DataError, match=r"is no folder that 'failwise generate --out' made"):
+        export_questions(tmp_path / "own" / "episodes", tmp_path / "out")
+    options = GenerateOptions(workers=1, look_every=0)
+    generate(cells_of(make("push"), [Request(mode="translation", episodes=2)]), tmp_path / "blind", options)
+    with pytest.raises(DataError, match=r"\d failures have a verified correction, but none .* --look-every 2"):
+        export_questions(tmp_path / "blind", tmp_path / "out")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from failwise.cli.options import existing_folder, parse
+from failwise.cli.tables import print_table
 from failwise.errors import DataError, SetupError
 
 if TYPE_CHECKING:
@@ -105,7 +106,6 @@ def _first_arm(run: str) -> str:
 
 def _table(comparison: Comparison) -> None:
     """One table an arm, a row a task."""
-    from rich.console import Console
     from rich.table import Table
 
     from failwise.evaluate.verdict import p_text, points
@@ -124,7 +124,7 @@ def _table(comparison: Comparison) -> None:
             table.add_column(title, of_all, justify="right", no_wrap=True)
         for env_id, r in one.tasks.items():
             table.add_row(env_id, str(r.n), str(r.won), str(r.lost), points(r.difference), p_text(r.p_adjusted))
-        Console().print(table)
+        print_table(table)
 
 
 def _plan(points: float, discordant: float, level: float) -> int:

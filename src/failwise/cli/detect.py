@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
+from failwise.cli.tables import print_table
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -172,7 +173,6 @@ def fit(argv: Sequence[str]) -> int:
 
 def score(argv: Sequence[str]) -> int:
     """Score episodes; print a table, write JSON lines."""
-    from rich.console import Console
     from rich.table import Table
 
     from failwise.detect import load_monitor, load_traces
@@ -211,7 +211,7 @@ def score(argv: Sequence[str]) -> int:
     if asked.out is not None:
         writable_folder(asked.out.parent)
         asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    Console().print(table)
+    print_table(table)
     if asked.page is not None or asked.videos is not None:
         from failwise.report.scored_page import scored_episodes, write_scored_page, write_scored_videos
 

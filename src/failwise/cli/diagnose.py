@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from failwise.cli.options import Actions, existing_folder, parse, run_action, writable_folder
+from failwise.cli.tables import print_table
 from failwise.errors import DataError, EpisodeError, SetupError
 
 EPISODES = "episodes that 'failwise collect' wrote"
@@ -179,7 +180,6 @@ def _read(path: Path, option: str) -> list[dict[str, Any]]:
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     counts = Counter((line["env_id"], line["mode"]) for line in lines)
@@ -187,4 +187,4 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> None:
     table = Table("task", *modes)
     for task in sorted({task for task, _ in counts}):
         table.add_row(task, *(str(counts[task, mode] or "") for mode in modes))
-    Console().print(table)
+    print_table(table)

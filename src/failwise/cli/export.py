@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from failwise.cli.options import Actions, existing_folder, parse, parse_with, run_action, writable_folder
 from failwise.errors import SetupError
 from failwise.exchange import ExportOptions
+
+if TYPE_CHECKING:
+    from failwise.store.outcomes import Format
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,18 @@ class ExportLeRobot:
     """Folder for the LeRobotDataset; must not be there yet."""
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """One row per episode: what acted, on which layout, how it ended, with alarms and interventions."""
+
+    path: Positional[tuple[Path, ...]]
+    """Folders with episodes, or run folders."""
+    out: Path = Path("-")
+    """File that is written: .csv, .json or .jsonl. Default: CSV on standard output."""
+    format: Literal["csv", "json", "jsonl", ""] = ""
+    """Form of the rows. Default: by the name of --out."""
+
+
 _LEROBOT = "Write recorded episodes as a LeRobotDataset v3, failures with what is known of them."
 _AGE = "failwise.picture_age"
 
@@ -77,7 +94,29 @@ def store_export(argv: Sequence[str]) -> int:
     return _export(asked.path, asked.lerobot, options)
 
 
+def outcomes(argv: Sequence[str]) -> int:
+    """``failwise export outcomes PATH... --out FILE``."""
+    asked = parse(Outcomes, argv, "export outcomes")
+    from failwise.store import EpisodeStore
+    from failwise.store.outcomes import outcome_rows, write_outcomes
+
+    form = asked.format or _form_of(asked.out)
+    rows = outcome_rows(EpisodeStore(folder, create=False) for folder in _folders(asked.path))
+    if asked.out == Path("-"):
+        write_outcomes(rows, sys.stdout, form)
+        return 0
+    if not asked.out.parent.is_dir():
+        raise SetupError(f"--out {asked.out}: no folder {asked.out.parent}; make it, or choose another file")
+    half = asked.out.with_name(asked.out.name + ".tmp")
+    with half.open("w", encoding="utf-8", newline="") as file:
+        count = write_outcomes(rows, file, form)
+    half.replace(asked.out)
+    print(f"{asked.out}: {count} episodes")
+    return 0
+
+
 ACTIONS: Actions = {
+    "outcomes": ("one row per episode, as CSV or JSON", outcomes),
     "lerobot": ("a LeRobotDataset v3, failures with what is known of them", lerobot),
     "questions": ("questions and answers with pictures about failures, for fine-tuning a VLM", questions),
 }
@@ -88,15 +127,28 @@ def main(argv: Sequence[str]) -> int:
     return run_action("export", ACTIONS, argv)
 
 
-def _export(paths: Sequence[Path], out: Path, options: ExportOptions) -> int:
-    from rich.filesize import decimal
-    from rich.progress import track
+def _form_of(out: Path) -> Format:
+    """The form that a file's name asks for; CSV for standard output.
 
-    from failwise.exchange import export_lerobot
-    from failwise.store import EpisodeStore, stores_under
+    Raises:
+        SetupError: it asks for none.
+    """
+    forms: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl"}
+    if out == Path("-"):
+        return "csv"
+    if out.suffix not in forms:
+        raise SetupError(f"--out {out}: end it with {', '.join(forms)}, or say which with --format")
+    return forms[out.suffix]
 
-    if options.fps is not None and options.fps < 1:
-        raise SetupError(f"--fps must be at least 1, not {options.fps}")
+
+def _folders(paths: Sequence[Path]) -> list[Path]:
+    """All stores at and below some folders, each once.
+
+    Raises:
+        SetupError: none is named, one is no folder, or there is no episode.
+    """
+    from failwise.store import stores_under
+
     if not paths:
         raise SetupError("name at least one folder with episodes")
     folders = dict.fromkeys(
@@ -104,7 +156,19 @@ def _export(paths: Sequence[Path], out: Path, options: ExportOptions) -> int:
     )
     if not folders:
         raise SetupError(f"no episodes in {', '.join(map(str, paths))} or below; 'failwise collect' records some")
-    stores = [EpisodeStore(folder, create=False) for folder in folders]
+    return list(folders)
+
+
+def _export(paths: Sequence[Path], out: Path, options: ExportOptions) -> int:
+    from rich.filesize import decimal
+    from rich.progress import track
+
+    from failwise.exchange import export_lerobot
+    from failwise.store import EpisodeStore
+
+    if options.fps is not None and options.fps < 1:
+        raise SetupError(f"--fps must be at least 1, not {options.fps}")
+    stores = [EpisodeStore(folder, create=False) for folder in _folders(paths)]
     done = export_lerobot(stores, out, options, partial(track, description="export"))
     print(
         f"{done.path}: {done.successes + done.failures} episodes ({done.failures} failures), {done.frames} frames "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from tyro.conf import Positional
 
 from failwise.cli.export import store_export
 from failwise.cli.options import existing_folder, parse, parse_with, writable_folder
+from failwise.cli.tables import print_table
 from failwise.errors import SetupError
 from failwise.exchange import (
     ImportOptions,
@@ -130,7 +132,6 @@ def repair(path: Path, every_image: bool = False) -> int:
 
 def stats(path: Path) -> int:
     """Print one table a store: episodes by task, arm and outcome, with steps, images and bytes."""
-    from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
 
@@ -155,7 +156,7 @@ def stats(path: Path) -> int:
             counts = [f"{row.outcomes[outcome]}" for outcome in Outcome]
             sizes = [f"{row.episodes}", f"{row.steps}", f"{row.frames}", decimal(row.bytes)]
             table.add_row(row.task, row.arm, *counts, *sizes)
-        Console().print(table)
+        print_table(table)
     return 0
 
 
@@ -194,6 +195,7 @@ def store_import(argv: Sequence[str]) -> int:
     """``failwise store import --lerobot DIR | --robomimic FILE | --rlds DIR --out STORE``."""
     from rich.progress import track
 
+    argv = [_renamed(word) for word in argv]
     named = [form for form in FORMS if any(word.partition("=")[0] == f"--{form}" for word in argv)]
     asks_help = bool({"-h", "--help"} & {*argv})
     if asks_help and not named:
@@ -223,6 +225,15 @@ def store_import(argv: Sequence[str]) -> int:
     if done.depth_cameras:
         print(f"left out, as depth is not kept: {', '.join(done.depth_cameras)}")
     return 0
+
+
+def _renamed(word: str) -> str:
+    """An option of the last release under its present name, with a note; any other word as it is."""
+    name, equals, value = word.partition("=")
+    if name != "--assume":
+        return word
+    print("failwise: --assume is called --outcome now; the old name will be gone after this release", file=sys.stderr)
+    return f"--outcome{equals}{value}"
 
 
 def main(args: Sequence[str]) -> int:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class ImportOptions:
     """What ``import_lerobot`` takes besides where from and where to. All but ``pictures`` is for datasets of others."""
 
-    assume: Literal["success", "failure", ""] = ""
+    outcome: Literal["success", "failure", ""] = ""
     """How every episode ended, where the dataset does not say."""
     success_column: str = SUCCESS
     """The column that says at which frames the task is done; an episode with one such frame is a success."""
@@ -136,12 +136,12 @@ def _require_fit(dataset: LeRobotEpisodes, kept: dict[str, Kept], asked: ImportO
             f"{dataset.root} was exported with --frames looked, which leaves out the steps in between; export it with "
             "--frames all to import it again"
         )
-    if kept or asked.assume:
+    if kept or asked.outcome:
         return
     if asked.success_column not in features:
         raise DataError(
             f"{dataset.root} does not say which episodes succeeded (no column {asked.success_column!r}); say it with "
-            "--assume success or --assume failure, or name the column with --success-column"
+            "--outcome success or --outcome failure, or name the column with --success-column"
         )
 
 
@@ -222,9 +222,9 @@ def _conditions(
 
 def _successes(dataset: LeRobotEpisodes, number: int, asked: ImportOptions) -> NDArray[np.bool_]:
     """Whether the task was done after each frame. What is assumed of an episode is said of its last frame."""
-    if asked.assume:
+    if asked.outcome:
         held = np.zeros(dataset.length(number), np.bool_)
-        held[-1] = asked.assume == "success"
+        held[-1] = asked.outcome == "success"
         return held
     return dataset.column(number, asked.success_column).astype(np.bool_)
 

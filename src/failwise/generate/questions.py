@@ -40,11 +40,14 @@ def export_questions(data: Path, out: Path, correct: float = 1.0, seed: int = 0)
     Raises:
         DataError: no failure with a verified correction and pictures.
     """
+    if not (data / "episodes").is_dir():
+        raise DataError(f"{data} is no folder that 'failwise generate --out' made: it has no {data / 'episodes'}")
     store = EpisodeStore(data / "episodes", create=False)
-    metas = sorted((m for m in store.metas() if "stages" in m.extra and m.n_frames), key=lambda m: m.episode_id)
+    made = [m for m in store.metas() if "stages" in m.extra]
+    metas = sorted((m for m in made if m.n_frames), key=lambda m: m.episode_id)
     failing = [(m, int(c["at"]), c) for m in metas for c in m.extra.get("corrections", ())]
     if not failing:
-        raise DataError(f"{data} has no failure with a verified correction and pictures; generate some first")
+        raise DataError(_why_not(data, made))
     random = np.random.default_rng(seed)
     fine = [(m, step) for m in metas for step in _correct_steps(store.read(m.episode_id))]
     count = min(len(fine), round(correct * len(failing)))
@@ -60,6 +63,25 @@ def export_questions(data: Path, out: Path, correct: float = 1.0, seed: int = 0)
     path = out / FILE
     path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _why_not(data: Path, made: list[EpisodeMeta]) -> str:
+    """Why nothing can be asked about a folder's episodes, and the command that helps."""
+    if not made:
+        return (
+            f"{data / 'episodes'} holds no injected failure, only episodes of 'failwise collect' or none; inject some: "
+            "failwise generate --env ENV --out FOLDER"
+        )
+    corrected = sum(bool(m.extra.get("corrections")) for m in made)
+    if corrected:
+        return (
+            f"{data}: {corrected} failures have a verified correction, but none of them has images; generate into "
+            "another folder with --look-every 2"
+        )
+    return (
+        f"{data}: none of {len(made)} episodes has a verified correction; let it search more: the same 'failwise "
+        "generate' with more --episodes"
+    )
 
 
 def _entry(store: EpisodeStore, meta: EpisodeMeta, step: int, answer: Answer, out: Path) -> dict[str, Any]:
