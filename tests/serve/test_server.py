@@ -33,7 +33,7 @@ def seen(seed=0):
 
 
 def question(who, number, **more):
-    return pack({"observation/state": [float(who), float(number)], "prompt": "go", **more})
+    return pack({"observation/state": [float(who), float(number)], "prompt": "go"} | more)
 
 
 @contextmanager
@@ -188,8 +188,8 @@ def test_clients_that_give_no_seed_get_noise_of_their_own_that_comes_again(small
         (pack({"observation/state": [1.0, 2.0], "prompt": 3}), "'prompt' must be text"),
         (question(1, 1, **{"failwise/rest": True}), "unknown key 'failwise/rest'.*failwise/reset"),
         (question(1, 1, **{"failwise/reset": 1}), "'failwise/reset' must be true or false"),
-        (question(1, 1, **{"failwise/seed": -1}), "'failwise/seed' must be a number"),
-        (question(1, 1, **{"failwise/step": 10**9}), "'failwise/step' must be a number"),
+        (question(1, 1, **{"failwise/seed": -1}), "'failwise/seed' must be a whole number"),
+        (question(1, 1, **{"failwise/step": 10**9}), "'failwise/step' must be a whole number"),
         (question(1, 1, **{"failwise/want": ["weights"]}), "'failwise/want' must be a list of features"),
         ("text", "must be binary msgpack"),
     ],
@@ -203,6 +203,56 @@ def test_what_a_client_does_wrong_comes_back_in_one_line_and_ends_nothing(monkey
             assert re.search(said, line), line
         assert ask(good, question(1, 0))["actions"][0].tolist() == [1, 0, 0]
         assert server.counts.refused == 1
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.uint64, int])
+@pytest.mark.parametrize("shape", ["scalar", "array without axes"])
+def test_numbers_of_numpy_count_as_the_numbers_that_they_are(monkeypatch, kind, shape):
+    serve_echo(monkeypatch)
+    wrap = np.asarray if shape != "scalar" else lambda value: value
+    with serving(Served("echo")) as (_, port), client(port) as (socket, _):
+        own = {"failwise/seed": wrap(kind(200)), "failwise/reset": wrap(np.bool_(True)), "failwise/step": wrap(kind(7))}
+        first = ask(socket, question(1, 0))["failwise"]
+        reply = ask(socket, question(1, 0, **own))["failwise"]
+        assert (first["episode"], reply["episode"], reply["seed"], reply["step"]) == (0, 1, 200, 7)
+        shown = ask(socket, question(1, 0, **{"failwise/notice": wrap(np.bool_(True))}))
+        assert "actions" not in shown and shown["failwise"]["step"] == 7
+        again = ask(socket, question(1, 0, **{"failwise/reset": wrap(np.bool_(False))}))["failwise"]
+        assert again["episode"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("seed", "7", "must be a whole number from 0 to 1099511627775, got '7' (str)"),
+        ("seed", 7.0, "must be a whole number from 0 to 1099511627775, got '7.0' (float)"),
+        ("seed", np.float32(7), "must be a whole number from 0 to 1099511627775, got '7.0' (float32)"),
+        ("seed", np.int32(-1), "must be a whole number from 0 to 1099511627775, got '-1' (int32)"),
+        ("seed", np.array(-1), "must be a whole number from 0 to 1099511627775, got '-1' (int64)"),
+        ("seed", 2**40, "must be a whole number from 0 to 1099511627775, got '1099511627776' (int)"),
+        ("seed", np.bool_(True), "must be a whole number from 0 to 1099511627775, got 'True' (bool)"),
+        ("seed", np.array([1, 2, 3]), "must be a whole number from 0 to 1099511627775, got array of int64 (3,)"),
+        ("seed", None, "must be a whole number from 0 to 1099511627775, got 'None' (NoneType)"),
+        ("step", np.float32(1.5), "must be a whole number from 0 to 1000000, got '1.5' (float32)"),
+        ("reset", np.int64(1), "must be true or false, got '1' (int64)"),
+        ("reset", "true", "must be true or false, got 'true' (str)"),
+        ("notice", np.array([True]), "must be true or false, got array of bool (1,)"),
+    ],
+)
+def test_a_number_of_another_kind_is_refused_by_key_value_and_type(monkeypatch, key, value, line):
+    serve_echo(monkeypatch)
+    with serving(Served("echo")) as (_, port), client(port) as (socket, _):
+        assert ask(socket, question(1, 0, **{f"failwise/{key}": value})) == f"'failwise/{key}' {line}"
+        assert ask(socket, question(1, 0))["failwise"]["step"] == 0, "the connection goes on, and nothing was begun"
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t "])
+def test_a_blank_prompt_is_one_line(monkeypatch, blank):
+    serve_echo(monkeypatch)
+    with serving(Served("echo")) as (_, port), client(port) as (socket, _):
+        line = ask(socket, question(1, 0, prompt=blank))
+        assert line == "'prompt' is blank: it must tell the policy what to do"
+        assert "actions" in ask(socket, question(1, 0))
 
 
 def test_sizes_that_the_policy_does_not_take_are_told(small):

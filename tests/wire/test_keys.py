@@ -93,6 +93,8 @@ def test_a_camera_that_the_environment_lacks():
     ("change", "said"),
     [
         ({"prompt": None}, "'prompt' must be text"),
+        ({"prompt": " "}, "'prompt' is blank"),
+        ({"observation/images/front": np.zeros((0, 4, 3), np.uint8)}, r"must be an image.*got uint8 \(0, 4, 3\)"),
         ({"prompt": "x" * 3000}, "at most 2000 characters, got 3000"),
         ({"observation/state": "1, 2"}, "one row of finite numbers"),
         ({"observation/state": np.array([np.nan])}, "one row of finite numbers"),
@@ -109,6 +111,26 @@ def test_an_observation_of_another_kind_is_refused(change, said):
     keys = KeyMap.usual(["front"])
     with pytest.raises(WireError, match=said):
         keys.read(keys.write(SEEN) | change)
+
+
+def droid_message(**changes):
+    named = KeyMap(PRESETS["droid"]).named(["front", "wrist"])
+    return named, named.write(SEEN) | {f"observation/{name}": value for name, value in changes.items()}
+
+
+def test_the_gripper_of_one_number_may_come_without_an_axis():
+    for bare in (np.float64(0.25), np.array(0.25), 0.25):
+        keys, message = droid_message(gripper_position=bare)
+        assert keys.read(message).state.tolist() == [*range(7), 0.25]
+    keys, message = droid_message(joint_position=np.float64(0.25))
+    with pytest.raises(WireError, match="'observation/joint_position' must be one row of finite numbers"):
+        keys.read(message)
+
+
+def test_a_part_of_the_state_must_have_its_width():
+    keys, message = droid_message(joint_position=np.zeros(6), gripper_position=np.zeros(2))
+    with pytest.raises(WireError, match=r"'observation/joint_position' must have 7 numbers \(state:0:7\), got 6"):
+        keys.read(message)
 
 
 def test_what_is_missing_is_named_beside_what_is_there():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _KNOWN = (RESET, SEED, STEP, TASK, WANT, NOTICE)
 _WANTED = ("features",)
 _LONGEST = 10**6  # steps of an episode
+_SEEDS = 2**40
 _FARTHEST = 1000  # steps between two questions: a monitor walks through all of them
 
 
@@ -131,22 +132,44 @@ class Session:
 def _own(message: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of ours in a message, each of its kind.
 
+    Clients write numbers as numpy has them (``np.int64(7)``, ``np.bool_(True)``, or an array without axes), so these
+    count as the Python numbers that they stand for.
+
     Raises:
         WireError: one is unknown or of another kind.
     """
-    own = {key: value for key, value in message.items() if key.startswith(OWN)}
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         RESET: (lambda v: isinstance(v, bool), "true or false"),
         NOTICE: (lambda v: isinstance(v, bool), "true or false"),
-        SEED: (lambda v: type(v) is int and 0 <= v < 2**40, "a number from 0 to 2**40"),
-        STEP: (lambda v: type(v) is int and 0 <= v <= _LONGEST, f"a number from 0 to {_LONGEST}"),
+        SEED: (lambda v: type(v) is int and 0 <= v < _SEEDS, f"a whole number from 0 to {_SEEDS - 1}"),
+        STEP: (lambda v: type(v) is int and 0 <= v <= _LONGEST, f"a whole number from 0 to {_LONGEST}"),
         TASK: (lambda v: isinstance(v, str) and len(v) <= 200, "text"),
         WANT: (lambda v: isinstance(v, list) and all(one in _WANTED for one in v), f"a list of {', '.join(_WANTED)}"),
     }
-    for key, value in own.items():
+    own = {}
+    for key, sent in message.items():
+        if not key.startswith(OWN):
+            continue
         if key not in kinds:
             raise WireError(f"unknown key {key[:80]!r}; known: {', '.join(_KNOWN)}")
         fits, kind = kinds[key]
+        value = _plain(sent)
         if not fits(value):
-            raise WireError(f"{key!r} must be {kind}, got {str(value)[:40]!r}")
+            raise WireError(f"{key!r} must be {kind}, got {_with_type(sent)}")
+        own[key] = value
     return own
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number, or an array that holds one without an axis, as Python's; anything else as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def _with_type(value: Any) -> str:
+    """``-1 (int)``, ``2.5 (float64)``, ``array of int64 (3,)``: what was sent, and of which type it is."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"array of {value.dtype} {value.shape}"
+    kind = value.dtype.name if isinstance(value, np.generic | np.ndarray) else type(value).__name__
+    return f"{str(value)[:40]!r} ({kind})"

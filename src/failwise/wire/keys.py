@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from failwise.errors import SetupError, WireError
 from failwise.types import Observation
@@ -166,22 +167,11 @@ class KeyMap:
             kind, _, rest = source.partition(":")
             value = message[key]
             if kind == "image":
-                if (
-                    not isinstance(value, np.ndarray)
-                    or value.dtype != np.uint8
-                    or value.ndim != 3
-                    or value.shape[2] != 3
-                ):
-                    raise WireError(f"{key!r} must be an image, uint8 (height, width, 3), got {_said(value)}")
-                images[rest] = value
+                images[rest] = _image(key, value)
             elif kind == "instruction":
-                if not isinstance(value, str) or len(value) > LONGEST_INSTRUCTION:
-                    raise WireError(
-                        f"{key!r} must be text of at most {LONGEST_INSTRUCTION} characters, got {_said(value)}"
-                    )
-                instruction = value
+                instruction = _instruction(key, value)
             else:
-                parts.append((_part(source) if rest else slice(0, None), _numbers(key, value)))
+                parts.append((_part(source) if rest else slice(0, None), _numbers(key, value, source)))
         parts.sort(key=lambda part: part[0].start)
         state = np.concatenate([numbers for _, numbers in parts]) if parts else np.zeros(0, np.float32)
         return Observation(images, state, instruction)
@@ -199,17 +189,50 @@ def _part(source: str) -> slice:
     return slice(int(start), int(stop))
 
 
-def _is_image(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+def _image(key: str, value: Any) -> NDArray[np.uint8]:
+    """An image (h, w, 3) as it came.
+
+    Raises:
+        WireError: it is none.
+    """
+    fits = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
+    if not fits or value.shape[2] != 3 or 0 in value.shape:
+        raise WireError(f"{key!r} must be an image, uint8 (height, width, 3), got {_said(value)}")
+    image: NDArray[np.uint8] = value
+    return image
 
 
-def _numbers(key: str, value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _instruction(key: str, value: Any) -> str:
+    """The instruction as it came.
+
+    Raises:
+        WireError: it is no text, blank, or too long.
+    """
+    if not isinstance(value, str) or len(value) > LONGEST_INSTRUCTION:
+        raise WireError(f"{key!r} must be text of at most {LONGEST_INSTRUCTION} characters, got {_said(value)}")
+    if not value.strip():
+        raise WireError(f"{key!r} is blank: it must tell the policy what to do")
+    return value
+
+
+def _numbers(key: str, value: Any, source: str) -> NDArray[np.float32]:
+    """The numbers (n,) of ``source``, ``state`` or ``state:0:7``.
+
+    Raises:
+        WireError: they are no row of finite numbers, or too few or too many for their part of the state.
+    """
+    part = _part(source) if source != "state" else None
+    width = part.stop - part.start if part else None
     try:
         numbers = np.asarray(value, np.float32) if not isinstance(value, str | bytes | dict) else None
     except (TypeError, ValueError):
         numbers = None
+    if numbers is not None and numbers.ndim == 0 and width == 1:
+        numbers = numbers.reshape(1)  # a gripper's opening is one number, which openpi's DROID policies take bare, too
     if numbers is None or numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise WireError(f"{key!r} must be one row of finite numbers, got {_said(value)}")
+    if width is not None and len(numbers) != width:
+        raise WireError(f"{key!r} must have {width} numbers ({source}), got {len(numbers)}")
     return numbers
 
 
