@@ -40,7 +40,7 @@ def test_a_server_is_evaluated_and_ends_at_ctrl_c(tmp_path):
     with serving() as (process, port, lines):
         assert lines[:2] == [
             "serving random:3: chunks of 8 x 3\n",
-            "keys of an observation: observation/state, prompt\n",
+            "keys of an observation: prompt (not read by this policy: observation/state)\n",
         ]
         web = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         web.request("GET", "/healthz")

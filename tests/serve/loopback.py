@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from websockets.sync.client import ClientConnection, connect
 
 from failwise.agent import PolicyAgent
 from failwise.detect import Trace, calibrate, make_detector
@@ -21,6 +22,7 @@ from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.policies.scripted import RandomPolicy
 from failwise.serve import PolicyServer, Served, ServerOptions
 from failwise.types import ActionChunk, EpisodeMeta, Outcome
+from failwise.wire import unpack
 
 SENTENCES = ("move to the red disc", "push the puck into the goal circle")
 
@@ -88,6 +90,21 @@ def serving(served: Served, **options: Any) -> Iterator[tuple[PolicyServer, int]
         server.stop()
         thread.join(timeout=60)
         assert not thread.is_alive(), "the server did not end"
+
+
+@contextmanager
+def client(port: int, headers: Any = None, **options: Any) -> Iterator[tuple[ClientConnection, dict[str, Any]]]:
+    """A connection, and the metadata that came first."""
+    url = f"ws://127.0.0.1:{port}"
+    with connect(url, additional_headers=headers, compression=None, proxy=None, **options) as socket:
+        yield socket, unpack(socket.recv(timeout=30))
+
+
+def ask(socket: ClientConnection, packed: bytes) -> Any:
+    """The reply to one message: a map, or the text of a refusal."""
+    socket.send(packed)
+    reply = socket.recv(timeout=30)
+    return reply if isinstance(reply, str) else unpack(reply)
 
 
 def made_up(n_steps: int, index: int, width: int) -> Trace:

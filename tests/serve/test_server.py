@@ -7,12 +7,10 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from failwise.agent import load_agent
 from failwise.errors import SetupError
@@ -21,7 +19,7 @@ from failwise.serve.server import warning
 from failwise.types import Observation
 from failwise.wire import KeyMap, pack, unpack
 
-from .loopback import SENTENCES, serve_echo, serving
+from .loopback import SENTENCES, ask, client, serve_echo, serving
 
 KEYS = KeyMap.usual(["robot", "top"])
 
@@ -34,20 +32,6 @@ def seen(seed=0):
 
 def question(who, number, **more):
     return pack({"observation/state": [float(who), float(number)], "prompt": "go"} | more)
-
-
-@contextmanager
-def client(port, headers=None, **options):
-    """A connection, and the metadata that came first."""
-    url = f"ws://127.0.0.1:{port}"
-    with connect(url, additional_headers=headers, compression=None, proxy=None, **options) as socket:
-        yield socket, unpack(socket.recv(timeout=30))
-
-
-def ask(socket, packed):
-    socket.send(packed)
-    reply = socket.recv(timeout=30)
-    return reply if isinstance(reply, str) else unpack(reply)
 
 
 def test_openpis_own_client_gets_the_actions_of_the_agent(small):

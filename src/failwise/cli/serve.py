@@ -87,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
     def started(port: int) -> None:
         about = metadata_of(served)
         print(f"serving {asked.policy}: chunks of {about['horizon']} x {about['action_dim']}")
-        print(f"keys of an observation: {', '.join(about['keys'])}")
+        unread = f" (not read by this policy: {', '.join(about['unread_keys'])})" if about["unread_keys"] else ""
+        print(f"keys of an observation: {', '.join(about['keys'])}{unread}")
         print(f"listening at ws://{options.host}:{port}; Ctrl-C ends. To evaluate it on a task:")
         print(f"failwise evaluate --policy openpi:ws://{options.host}:{port} --env TASK --out FOLDER", flush=True)
 

@@ -52,7 +52,10 @@ class Served:
         if steer is not None:
             self._steering = steer
         cameras = list(self.policy.spec.cameras)
-        self.keys = keys.named(cameras) if keys else KeyMap.usual(cameras)
+        self.keys = keys or KeyMap.usual(cameras)
+        # A server of openpi's does not say what its policy takes: its spec is empty, and everything is passed on.
+        unknown = self.policy.spec.kind == "openpi" and not cameras and not self.policy.spec.state_dim
+        self.keys = self.keys.named(cameras) if unknown else self.keys.for_policy(cameras, self.policy.spec.state_dim)
         given = {source.removeprefix("image:") for source in self.keys.sources.values() if source.startswith("image:")}
         if missing := [camera for camera in cameras if camera not in given]:
             raise SetupError(f"the policy needs camera {missing[0]!r}, which no key stands for; add one to --keys")
@@ -76,7 +79,8 @@ class Served:
             "protocol": PROTOCOL,
             "version": __version__,
             "kind": spec.kind,
-            "keys": dict(self.keys.sources),
+            "keys": self.keys.read_sources,
+            "unread_keys": sorted(self.keys.unread),
             "cameras": {name: list(size) for name, size in spec.cameras.items()},
             "state_dim": spec.state_dim,
             "action_dim": spec.action_dim,

@@ -46,11 +46,16 @@ LONGEST_INSTRUCTION = 2000
 class KeyMap:
     """Wire key -> source, see above.
 
+    Attributes:
+        sources: of all keys.
+        unread: keys of what the policy does not take, see ``for_policy``.
+
     Raises:
         SetupError: a source is unknown, or two keys give the same camera or overlapping parts of the state.
     """
 
     sources: Mapping[str, str]
+    unread: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         used: set[str] = set()
@@ -118,13 +123,40 @@ class KeyMap:
         named = {}
         for key, source in self.sources.items():
             kind, _, rest = source.partition(":")
-            if kind == "image" and rest.isdigit():
+            if kind == "image" and rest.isdigit() and key not in self.unread:
                 if int(rest) >= len(cameras):
                     there = ", ".join(cameras) or "none"
                     raise SetupError(f"key {key!r} stands for camera number {rest}, counted from 0, of {there}")
                 source = f"image:{cameras[int(rest)]}"
             named[key] = source
-        return KeyMap(named)
+        return KeyMap(named, self.unread)
+
+    def for_policy(self, cameras: Sequence[str], state_dim: int) -> KeyMap:
+        """The same names for a policy that may be blind: what it has no use for need not come, and is not read.
+
+        So any client can be tried against a policy without cameras, such as ``random:8``. A key that is not read is
+        still checked where it comes: a client whose image is none should learn it from the trial.
+
+        Args:
+            cameras: names of the policy's cameras, in its order.
+            state_dim: numbers of its state, 0 for none.
+
+        Returns:
+            Cameras by name, and as ``unread`` all images of a policy without cameras and the state of one without.
+
+        Raises:
+            SetupError: the policy has cameras, but none of some number.
+        """
+        unused = {"image"} if not cameras else set()
+        if not state_dim:
+            unused.add("state")
+        unread = frozenset(key for key, source in self.sources.items() if source.partition(":")[0] in unused)
+        return KeyMap(self.sources, unread).named(cameras)
+
+    @property
+    def read_sources(self) -> dict[str, str]:
+        """Key -> source of those that are read."""
+        return {key: source for key, source in self.sources.items() if key not in self.unread}
 
     def write(self, observation: Observation) -> dict[str, Any]:
         """The part of a message that tells an observation; only the cameras that have a key render.
@@ -133,7 +165,7 @@ class KeyMap:
             SetupError: a camera is not there, or the state is too short.
         """
         message: dict[str, Any] = {}
-        for key, source in self.named(list(observation.images)).sources.items():
+        for key, source in self.named(list(observation.images)).read_sources.items():
             kind, _, rest = source.partition(":")
             if kind == "image":
                 if rest not in observation.images:
@@ -159,12 +191,16 @@ class KeyMap:
         Raises:
             WireError: a key is missing, or holds something else than its source is.
         """
-        if missing := [key for key in self.sources if key not in message]:
+        if missing := [key for key in self.read_sources if key not in message]:
             found = ", ".join(sorted(key for key in message if not key.startswith(OWN))) or "nothing"
             raise WireError(f"the observation lacks {', '.join(map(repr, missing))}; it has {found}"[:600])
         images, parts, instruction = {}, [], ""
         for key, source in self.sources.items():
             kind, _, rest = source.partition(":")
+            if key in self.unread:
+                if key in message:
+                    _check(key, message[key], source)
+                continue
             value = message[key]
             if kind == "image":
                 images[rest] = _image(key, value)
@@ -187,6 +223,18 @@ def _part(source: str) -> slice:
     if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
         raise SetupError(f"{source!r} is no part of the state: state:START:STOP, counted from 0, STOP left out")
     return slice(int(start), int(stop))
+
+
+def _check(key: str, value: Any, source: str) -> None:
+    """Refuse what is neither an image nor numbers, as ``source`` has it.
+
+    Raises:
+        WireError: it is of another kind.
+    """
+    if source.startswith("image:"):
+        _image(key, value)
+    else:
+        _numbers(key, value, source)
 
 
 def _image(key: str, value: Any) -> NDArray[np.uint8]:
