@@ -291,6 +291,7 @@ class PolicySpec:
         feature_dim: D of ``ActionChunk.features``, 0 when it gives none.
         latent_dim: width of the sampler's space where it is wider than the actions (policies that pad), else 0.
         history: observations that the policy looks at, up to the present one.
+        resizes_images: whether it takes images of any size and brings them to its own as in its training.
     """
 
     kind: str
@@ -305,3 +306,4 @@ class PolicySpec:
     feature_dim: int = 0
     latent_dim: int = 0
     history: int = 1
+    resizes_images: bool = False

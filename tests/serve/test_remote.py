@@ -146,10 +146,10 @@ def test_actions_of_another_width_are_refused_before_any_episode(tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_any_episode(small, tmp_path):
-    with serving(Served(str(small))) as (_, port):
+    with serving(Served(str(small), resize="off")) as (_, port):
         policy = RemotePolicy(f"ws://127.0.0.1:{port}")
         policy.probe(make_env("tiny/reach").spec)
-        with pytest.raises(SetupError, match=r"gives 16x16 pixels"):
+        with pytest.raises(SetupError, match=r"has the shape \(16, 16, 3\), the policy takes \(32, 32, 3\)"):
             policy.probe(make_env("tiny/reach", image_size=16).spec)
         with pytest.raises(SetupError, match="camera number 1, counted from 0, of top"):
             RemotePolicy(f"ws://127.0.0.1:{port}?keys=droid").infer([SEEN])

@@ -243,8 +243,12 @@ def test_sizes_that_the_policy_does_not_take_are_told(small):
     with serving(Served(str(small))) as (_, port), client(port) as (socket, _):
         message = KEYS.write(seen())
         for key, value, said in (
-            ("observation/images/top", np.zeros((16, 32, 3), np.uint8), "gives 16x32 pixels"),
-            ("observation/state", [0.0] * 4, "proprioception has 4 numbers, the policy takes 5"),
+            (
+                "observation/images/top",
+                np.zeros((16, 32, 3), np.uint8),
+                "'observation/images/top' (camera 'top') has the shape (16, 32, 3), the policy takes (32, 32, 3)",
+            ),
+            ("observation/state", [0.0] * 4, "'observation/state': proprioception has 4 numbers, the policy takes 5"),
         ):
             assert said in ask(socket, pack(message | {key: value}))
         assert "actions" in ask(socket, pack(message))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from failwise.cli.options import existing_folder, parse
 from failwise.errors import SetupError
@@ -29,6 +30,10 @@ class Serve:
     keys: str = ""
     """Names under which clients send what the policy sees: libero, droid, or a JSON file {"key": "image:NAME", ...}.
     Default: observation/images/CAMERA, observation/state, prompt."""
+    resize: Literal["same-aspect", "pad", "stretch", "off"] = "same-aspect"
+    """What becomes of images of another size than the policy's: same-aspect resizes those of its aspect ratio and
+    refuses others; pad keeps the aspect ratio and fills with black, as openpi does; stretch does not keep it; off
+    resizes none. A policy that resizes on its own, such as pi0 in LeRobot, gets every image as it comes."""
     host: str = "127.0.0.1"
     """Where to listen. Anything else than this machine itself should have a token."""
     port: int = 8000
@@ -78,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     served = Served(
         asked.policy, steer=parse_steering(asked.steer), monitor=asked.monitor, diagnoser=asked.diagnoser, keys=keys,
-        seed=asked.seed,
+        seed=asked.seed, resize=asked.resize,
     )  # fmt: skip
     logging.basicConfig(level=logging.WARNING, format="failwise: %(message)s")
     if said := warning(options):

@@ -12,6 +12,7 @@ from failwise.agent import PolicyAgent, build_steering, load_agent, load_critic,
 from failwise.errors import CheckpointError, SetupError
 from failwise.policies import policy_folder
 from failwise.policies.pooling import DEFAULT
+from failwise.serve.resizing import Resize, Resizing
 from failwise.serve.session import Session
 from failwise.wire import KeyMap
 
@@ -32,6 +33,7 @@ class Served:
         diagnoser: folder of a classifier that says why, once the monitor alarms, or None.
         keys: what keys an observation has; None takes ``observation/images/CAMERA``, ``observation/state``, ``prompt``.
         seed: of clients that give none.
+        resize: what becomes of images of another size than the policy's, see ``failwise.serve.resizing.Resize``.
 
     Raises:
         CheckpointError: a folder is missing or damaged, or the detector was fitted on another policy.
@@ -41,6 +43,7 @@ class Served:
     def __init__(
         self, policy: str, *, steer: Sequence[Mapping[str, Any]] | None = None, monitor: Path | None = None,
         diagnoser: Path | None = None, keys: KeyMap | None = None, seed: int = 0,
+        resize: Resize = "same-aspect",
     ) -> None:  # fmt: skip
         first = load_agent(policy)
         if not isinstance(first, PolicyAgent):
@@ -59,6 +62,7 @@ class Served:
         given = {source.removeprefix("image:") for source in self.keys.sources.values() if source.startswith("image:")}
         if missing := [camera for camera in cameras if camera not in given]:
             raise SetupError(f"the policy needs camera {missing[0]!r}, which no key stands for; add one to --keys")
+        self.resizing = Resizing(self.policy.spec, self.keys, resize)
         self.monitor = self._load_monitor(monitor)
         self.diagnoser = self._load_diagnoser(diagnoser)
         self._check_heads(self._agent(self.policy))
@@ -68,7 +72,7 @@ class Served:
         """What a new client talks to; ``number`` tells it from the others."""
         monitor: Monitor | None = copy.deepcopy(self.monitor)
         agent = self._agent(self._policy())
-        return Session(number, agent, self.execute, self.keys, monitor, self.diagnoser, self.seed)
+        return Session(number, agent, self.execute, self.keys, monitor, self.diagnoser, self.seed, self.resizing)
 
     def metadata(self) -> dict[str, Any]:
         """What every client is told first: what the policy takes and gives. No path of this machine is in it."""
@@ -82,6 +86,8 @@ class Served:
             "keys": self.keys.read_sources,
             "unread_keys": sorted(self.keys.unread),
             "cameras": {name: list(size) for name, size in spec.cameras.items()},
+            "resize": self.resizing.mode,
+            "resizes_images": spec.resizes_images,
             "state_dim": spec.state_dim,
             "action_dim": spec.action_dim,
             "horizon": spec.horizon,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from failwise.detect import Moment
-from failwise.errors import WireError
+from failwise.errors import DataError, WireError
 from failwise.serve.explaining import Explaining
 from failwise.wire.keys import NOTICE, OWN, RESET, SEED, STEP, TASK, WANT, KeyMap
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from failwise.agent import PolicyAgent
     from failwise.detect import Monitor
     from failwise.diagnose import Classifier
+    from failwise.serve.resizing import Resizing
     from failwise.types import ActionChunk, Observation, Verdict
 
 _KNOWN = (RESET, SEED, STEP, TASK, WANT, NOTICE)
@@ -39,14 +41,15 @@ class Session:
         keys: of observations.
         monitor: of its own, or None. diagnoser: what says why, or None.
         seed: of the noise, together with number and episode, where the client gives none.
+        resizing: of images to the policy's size; None leaves them as they come.
     """
 
     def __init__(
         self, number: int, agent: PolicyAgent, execute: int, keys: KeyMap, monitor: Monitor | None = None,
-        diagnoser: Classifier | None = None, seed: int = 0,
+        diagnoser: Classifier | None = None, seed: int = 0, resizing: Resizing | None = None,
     ) -> None:  # fmt: skip
         self.number, self.agent, self.execute, self.keys = number, agent, execute, keys
-        self.monitor, self.seed = monitor, seed
+        self.monitor, self.seed, self.resizing = monitor, seed, resizing
         self.explaining = Explaining(diagnoser)
         self.episode, self.inferences = -1, 0
 
@@ -60,7 +63,7 @@ class Session:
         """
         start = time.perf_counter()
         own = _own(message)
-        observation = self.keys.read(message)
+        observation = self._resized(self.keys.read(message))
         if self.episode < 0 or own.get(RESET, False):
             self._begin(own)
         if own.get(NOTICE, False):
@@ -69,7 +72,8 @@ class Session:
         if self._chunk is not None and not 0 < step - self._step <= _FARTHEST:
             allowed = f"1 to {_FARTHEST} above the last one, {self._step}"
             raise WireError(f"{STEP} must be {allowed}, got {step}; {RESET} begins an episode")
-        chunk = self.agent.act(observation)
+        with self._in_the_clients_words(observation):
+            chunk = self.agent.act(observation)
         verdict = self._watch(step, chunk)
         self._step, self._chunk = step, chunk
         self.inferences += 1
@@ -77,10 +81,24 @@ class Session:
         elapsed = time.perf_counter() - start
         return {"actions": chunk.actions, "server_timing": {"infer_ms": 1000 * elapsed}, "failwise": said}
 
+    def _resized(self, observation: Observation) -> Observation:
+        return observation if self.resizing is None else self.resizing(observation)
+
+    @contextmanager
+    def _in_the_clients_words(self, observation: Observation) -> Iterator[None]:
+        """What the policy does not take of an observation is told under the client's own key."""
+        try:
+            yield
+        except DataError as error:
+            if self.resizing is None:
+                raise
+            raise self.resizing.explained(error, observation) from error
+
     def _notice(self, observation: Observation) -> dict[str, Any]:
         """Show an observation to a policy that looks back; any other one has no use for it."""
         if self.agent.policy.spec.history > 1:
-            self.agent.notice(observation)
+            with self._in_the_clients_words(observation):
+                self.agent.notice(observation)
         return {"failwise": {"episode": self.episode, "step": self._step}}
 
     def _begin(self, own: Mapping[str, Any]) -> None:

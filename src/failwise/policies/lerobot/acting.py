@@ -34,6 +34,7 @@ class _Acting:
             action_dim=inputs.action_dim,
             state_dim=inputs.state_dim,
             cameras=inputs.sizes,
+            resizes_images=inputs.resizes,
             history=history,
         )
         name = BACKBONES.get(kind)

@@ -45,7 +45,7 @@ class Inputs:
             )
         self.cameras = {key: cameras.get(key, key.rsplit(".", 1)[-1]) for key in self.pictures}
         self.sizes = {self.cameras[key]: (shape[1], shape[2]) for key, shape in self.pictures.items()}
-        self._resizes = any(getattr(config, name, None) for name in RESIZING)
+        self.resizes = any(getattr(config, name, None) for name in RESIZING)
         self._named = frozenset(cameras)
         self._spare = getattr(config, "empty_cameras", 0)
         if config.action_feature is None:
@@ -76,7 +76,7 @@ class Inputs:
         batch: dict[str, Any] = {TASK: [o.instruction for o in observations]}
         for key in self._seen(observations[0]):
             stack = np.stack([_picture(o.images[self._camera(key, o)], key) for o in observations])
-            if not self._resizes and stack.shape[1:3] != self.pictures[key][1:]:
+            if not self.resizes and stack.shape[1:3] != self.pictures[key][1:]:
                 raise DataError(
                     f"the picture for {key!r} has {stack.shape[1]}x{stack.shape[2]} pixels, but the policy was "
                     f"trained on {self.pictures[key][1]}x{self.pictures[key][2]}; set the environment's image_size"

@@ -128,6 +128,7 @@ class DiffusionPolicy:
             action_dim=inputs.action_dim,
             state_dim=inputs.state_dim,
             cameras=inputs.sizes,
+            resizes_images=inputs.resizes,
             prediction="epsilon",
             denoising_steps=self.steps,
             heads=self.heads.names,

@@ -105,6 +105,7 @@ class FlowPolicy:
             action_dim=inputs.action_dim,
             state_dim=inputs.state_dim,
             cameras=inputs.sizes,
+            resizes_images=inputs.resizes,
             prediction="flow",
             denoising_steps=self.steps,
             heads=self.heads.names,

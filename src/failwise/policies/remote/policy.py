@@ -87,6 +87,7 @@ class RemotePolicy:
             cameras={str(name): (int(size[0]), int(size[1])) for name, size in about.get("cameras", {}).items()},
             feature_dim=int(about.get("feature_dim", 0)),
             history=int(about.get("history", 1)),
+            resizes_images=bool(about.get("resizes_images", False)),
         )
 
     def reset(self, seed: int) -> None:
