@@ -38,6 +38,7 @@ def serving(*options: str, ignoring: Sequence[signal.Signals] = ()):
 
 def test_a_server_is_evaluated_and_ends_at_ctrl_c(tmp_path):
     with serving() as (process, port, lines):
+        assert lines.pop(2) == "warmed up in 0.0 s\n"
         assert lines[:2] == [
             "serving random:3: chunks of 8 x 3\n",
             "keys of an observation: prompt (not read by this policy: observation/state)\n",

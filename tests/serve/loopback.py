@@ -22,7 +22,7 @@ from failwise.policies.compact import CompactConfig, CompactVLA, Normaliser
 from failwise.policies.scripted import RandomPolicy
 from failwise.serve import PolicyServer, Served, ServerOptions
 from failwise.types import ActionChunk, EpisodeMeta, Outcome
-from failwise.wire import unpack
+from failwise.wire import pack, unpack
 
 SENTENCES = ("move to the red disc", "push the puck into the goal circle")
 
@@ -83,7 +83,7 @@ def serving(served: Served, **options: Any) -> Iterator[tuple[PolicyServer, int]
     ports: queue.Queue[int] = queue.Queue()
     thread = threading.Thread(target=lambda: asyncio.run(server.run(ports.put)), daemon=True)
     thread.start()
-    port = ports.get(timeout=60)
+    port = ports.get(timeout=300)  # a warm-up may load the text encoder, which takes 10 s of a processor
     try:
         yield server, port
     finally:
@@ -105,6 +105,11 @@ def ask(socket: ClientConnection, packed: bytes) -> Any:
     socket.send(packed)
     reply = socket.recv(timeout=30)
     return reply if isinstance(reply, str) else unpack(reply)
+
+
+def pack_question(who: int, number: int) -> bytes:
+    """An observation for an Echo."""
+    return pack({"observation/state": [float(who), float(number)], "prompt": "go"})
 
 
 def made_up(n_steps: int, index: int, width: int) -> Trace:

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from failwise.cli.options import existing_folder, parse
 from failwise.errors import SetupError
+
+if TYPE_CHECKING:
+    from failwise.serve.served import Served
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,27 @@ def main(argv: Sequence[str]) -> int:
     if said := warning(options):
         print(f"failwise: warning: {said}", file=sys.stderr)
 
+    about = metadata_of(served)
+    print(f"serving {asked.policy}: chunks of {about['horizon']} x {about['action_dim']}")
+    unread = f" (not read by this policy: {', '.join(about['unread_keys'])})" if about["unread_keys"] else ""
+    print(f"keys of an observation: {', '.join(about['keys'])}{unread}", flush=True)
+
     def started(port: int) -> None:
-        about = metadata_of(served)
-        print(f"serving {asked.policy}: chunks of {about['horizon']} x {about['action_dim']}")
-        unread = f" (not read by this policy: {', '.join(about['unread_keys'])})" if about["unread_keys"] else ""
-        print(f"keys of an observation: {', '.join(about['keys'])}{unread}")
+        print_warm_up(served)
         print(f"listening at ws://{options.host}:{port}; Ctrl-C ends. To evaluate it on a task:")
         print(f"failwise evaluate --policy openpi:ws://{options.host}:{port} --env TASK --out FOLDER", flush=True)
 
     counts = run_server(served, options, started)
     print(f"served {counts.inferences} inferences to {counts.clients} clients; refused {counts.refused}")
     return 0
+
+
+def print_warm_up(served: Served) -> None:
+    """Say how long the warm-up took, or, as a warning, why there was none."""
+    done = served.warmed
+    if done is None:
+        return
+    if done.obstacle:
+        print(f"failwise: warning: not warmed up: {done.obstacle}; first replies may be slow", file=sys.stderr)
+    else:
+        print(f"warmed up in {done.seconds:.1f} s")

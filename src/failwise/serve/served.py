@@ -14,6 +14,7 @@ from failwise.policies import policy_folder
 from failwise.policies.pooling import DEFAULT
 from failwise.serve.resizing import Resize, Resizing
 from failwise.serve.session import Session
+from failwise.serve.warming import WarmUp, warm_up
 from failwise.wire import KeyMap
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ class Served:
         self.diagnoser = self._load_diagnoser(diagnoser)
         self._check_heads(self._agent(self.policy))
         self._idle = [self.policy]
+        self.warmed: WarmUp | None = None
+
+    def warm_up(self) -> WarmUp:
+        """Make one inference before the first client's, and remember what came of it."""
+        self.warmed = warm_up(self)
+        return self.warmed
 
     def session(self, number: int) -> Session:
         """What a new client talks to; ``number`` tells it from the others."""

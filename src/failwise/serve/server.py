@@ -102,7 +102,11 @@ class PolicyServer:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, started: Callable[[int], None] | None = None, signals: bool = False) -> None:
-        """Serve until ``stop`` is called, or, with ``signals``, until Ctrl-C or SIGTERM.
+        """Warm up, then serve until ``stop`` is called, or, with ``signals``, until Ctrl-C or SIGTERM.
+
+        The port is taken at once, so that one that is in use is told before the policy warms up, but nothing listens
+        there until the policy is warm: openpi's clients wait for a server that refuses connections, and give up at one
+        that answers with an HTTP error.
 
         Args:
             started: called with the port once clients may connect.
@@ -121,9 +125,12 @@ class PolicyServer:
         self._thread = ThreadPoolExecutor(1, "inference", initializer=partial(_prepare, self.options.threads))
         try:
             async with await self._listen() as server:
-                if started is not None:
-                    started(server.sockets[0].getsockname()[1])
-                await self._stop.wait()
+                await self._loop.run_in_executor(self._thread, self.served.warm_up)
+                if not self._stop.is_set():
+                    await self._open(server)
+                    if started is not None:
+                        started(server.sockets[0].getsockname()[1])
+                    await self._stop.wait()
         finally:
             self._thread.shutdown(cancel_futures=True)
 
@@ -132,12 +139,23 @@ class PolicyServer:
         try:
             return await serve(
                 self._talk, o.host, o.port, compression=None, max_size=o.nbytes, max_queue=2, close_timeout=2,
-                process_request=self._admit, ping_timeout=_PINGS_S, logger=logging.getLogger("failwise.serve.socket"),
+                process_request=self._admit, ping_timeout=_PINGS_S, start_serving=False,
+                logger=logging.getLogger("failwise.serve.socket"),
                 # A browser sends the origin of the page that it shows: no page may use a policy of its visitor's.
                 origins=[None],
             )  # fmt: skip
         except OSError as error:
-            raise SetupError(f"cannot listen on {o.host} port {o.port} ({error}); choose another --port") from error
+            raise self._taken(error) from error
+
+    async def _open(self, server: Server) -> None:
+        try:
+            await server.start_serving()
+        except OSError as error:  # somebody else's server was faster
+            raise self._taken(error) from error
+
+    def _taken(self, error: OSError) -> SetupError:
+        o = self.options
+        return SetupError(f"cannot listen on {o.host} port {o.port} ({error}); choose another --port")
 
     def _interrupted(self) -> None:
         assert self._loop is not None

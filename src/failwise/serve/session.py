@@ -81,6 +81,15 @@ class Session:
         elapsed = time.perf_counter() - start
         return {"actions": chunk.actions, "server_timing": {"infer_ms": 1000 * elapsed}, "failwise": said}
 
+    def rehearse(self, observation: Observation) -> None:
+        """One inference of no client's, through policy, steering and monitor; the session is of no use afterwards.
+
+        Raises:
+            FailwiseError: the policy does not take the observation.
+        """
+        self._begin({})
+        self._watch(0, self.agent.act(observation))
+
     def _resized(self, observation: Observation) -> Observation:
         return observation if self.resizing is None else self.resizing(observation)
 
