@@ -63,7 +63,9 @@ def test_a_server_is_evaluated_and_ends_at_ctrl_c(tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and err == ""
-    inferences, clients = map(int, re.fullmatch(r"served (\d+) inferences to (\d+) clients; refused 0\n", out).groups())
+    first, waits = out.splitlines()
+    inferences, clients = map(int, re.fullmatch(r"served (\d+) inferences to (\d+) clients; refused 0", first).groups())
+    assert re.fullmatch(r"waits for a turn: \d+ ms on average, \d+ ms at most; told busy: 0", waits)
     assert inferences > 4 and clients == 2, "one that asked whether it fits, and one that acted"
 
 
@@ -100,6 +102,7 @@ CASES = {
     "unknown steering": ("--steer nosuch", "unknown steering 'nosuch'"),
     "a message size of nothing": ("--max-message-mb 0", "--max-message-mb 0 must lie between"),
     "no queue": ("--queue 0", "--queue 0 must be 1 to"),
+    "a wait below 0": ("--max-wait -1", "--max-wait -1 must lie between 0 and 3600 seconds"),
     "a seed below 0": ("--seed -1", "--seed -1 must not be negative"),
     "a host that is not of this machine": ("--host 192.0.2.1 --token x", "cannot listen on 192.0.2.1"),
 }

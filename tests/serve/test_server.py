@@ -270,7 +270,7 @@ def test_a_full_queue_is_told_and_the_question_may_come_again(monkeypatch):
     with serving(Served("echo"), queue=1) as (_, port), client(port) as (a, _), client(port) as (b, _):
         a.send(question(1, 0))
         time.sleep(0.2)
-        assert ask(b, question(2, 0)).startswith("busy: 1 inferences wait already")
+        assert ask(b, question(2, 0)) == "busy: 1 inferences wait already (--queue 1); ask again"
         assert unpack(a.recv(timeout=30))["actions"][0].tolist() == [1, 0, 0]
         assert ask(b, question(2, 0))["actions"][0].tolist() == [2, 0, 0]
 
@@ -331,7 +331,8 @@ def test_a_port_that_is_taken_is_a_line(monkeypatch):
 
 @pytest.mark.parametrize(
     "options", [{"port": -1}, {"message_mb": 0.0}, {"message_mb": float("nan")}, {"queue": 0}, {"clients": 0},
-                {"threads": -1}, {"token": "two words"}, {"token": "é"}],
+                {"max_wait": -1.0}, {"threads": -1}, {"max_wait": float("nan")},
+                {"token": "two words"}, {"token": "é"}],
 )  # fmt: skip
 def test_options_out_of_range(options):
     with pytest.raises(SetupError):

@@ -48,10 +48,14 @@ class Serve:
     """File that holds the token."""
     max_message_mb: float = 16.0
     """Size of a message, in MiB, above which a client is cut off."""
-    queue: int = 16
-    """Inferences that may wait for their turn; a client beyond them is told to ask again."""
     clients: int = 64
     """Clients at a time."""
+    max_wait: float = 20.0
+    """Seconds that an inference may wait for its turn. Then its client is told that the server is busy, which stock
+    clients raise as an error; set it below the time after which your clients give up."""
+    queue: int | None = None
+    """Inferences that may be in line, the running one among them; a client beyond them is told at once that the server
+    is busy. Default: as many as --clients."""
     threads: int = 0
     """Torch threads of an inference; 0 leaves it to torch. With 1, actions are to the bit those of 'failwise evaluate'
     on the same policy."""
@@ -82,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
     options = ServerOptions(
         host=asked.host, port=asked.port, token=token, message_mb=asked.max_message_mb, queue=asked.queue,
-        clients=asked.clients, threads=asked.threads,
+        clients=asked.clients, max_wait=asked.max_wait, threads=asked.threads,
     )  # fmt: skip
     served = Served(
         asked.policy, steer=parse_steering(asked.steer), monitor=asked.monitor, diagnoser=asked.diagnoser, keys=keys,
@@ -104,6 +108,7 @@ def main(argv: Sequence[str]) -> int:
 
     counts = run_server(served, options, started)
     print(f"served {counts.inferences} inferences to {counts.clients} clients; refused {counts.refused}")
+    print(counts.summary())
     return 0
 
 

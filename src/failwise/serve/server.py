@@ -19,6 +19,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from failwise.errors import FailwiseError, SetupError, WireError
 from failwise.policies.remote.link import BUSY
@@ -43,8 +44,9 @@ class ServerOptions:
         host, port: where it listens; port 0 takes a free one.
         token: what clients must show as ``Authorization: Api-Key TOKEN``; "" asks for none.
         message_mb: of one message, in MiB.
-        queue: inferences that may wait for their turn.
         clients: at a time.
+        queue: inferences that may be in line, the running one among them; None lets every client have one there.
+        max_wait: seconds that an inference may wait for its turn; then its client is told that the server is busy.
         threads: of torch for an inference; 0 leaves it to torch.
     """
 
@@ -52,8 +54,9 @@ class ServerOptions:
     port: int = 8000
     token: str = ""
     message_mb: float = 16.0
-    queue: int = 16
     clients: int = 64
+    queue: int | None = None
+    max_wait: float = 20.0
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -61,13 +64,20 @@ class ServerOptions:
             raise SetupError(f"--port {self.port} is no port: 0 to 65535")
         if not 0.001 <= self.message_mb <= 1024:
             raise SetupError(f"--max-message-mb {self.message_mb:g} must lie between 0.001 and 1024")
-        for name, value in (("--queue", self.queue), ("--clients", self.clients)):
+        for name, value in (("--clients", self.clients), ("--queue", self.places)):
             if not 1 <= value <= 10_000:
                 raise SetupError(f"{name} {value} must be 1 to 10000")
+        if not 0 <= self.max_wait <= 3600:
+            raise SetupError(f"--max-wait {self.max_wait:g} must lie between 0 and 3600 seconds")
         if not 0 <= self.threads <= 1024:
             raise SetupError(f"--threads {self.threads} must be 0 to 1024")
         if any(c.isspace() or not c.isascii() for c in self.token):
             raise SetupError("a token is ASCII without spaces: it travels in an HTTP header")
+
+    @property
+    def places(self) -> int:
+        """Inferences that may be in line. A client has one at a time, so that by default no line is too long."""
+        return self.clients if self.queue is None else self.queue
 
     @property
     def nbytes(self) -> int:
@@ -77,11 +87,39 @@ class ServerOptions:
 
 @dataclass
 class Counts:
-    """What a server has done so far."""
+    """What a server has done so far.
+
+    Attributes:
+        clients: that were let in.
+        inferences: that were answered with actions.
+        refused: connections and messages.
+        busy: those of the refused messages whose turn did not come.
+        waited_s: of all answered inferences together, for their turn.
+        longest_wait_s: of any of them.
+    """
 
     clients: int = 0
     inferences: int = 0
     refused: int = 0
+    busy: int = 0
+    waited_s: float = 0.0
+    longest_wait_s: float = 0.0
+
+    def answered(self, waited_s: float) -> None:
+        """Count an inference that waited so long for its turn."""
+        self.inferences += 1
+        self.waited_s += waited_s
+        self.longest_wait_s = max(self.longest_wait_s, waited_s)
+
+    def summary(self) -> str:
+        """One line on the waits."""
+        mean_ms = 1000 * self.waited_s / max(1, self.inferences)
+        longest_ms = 1000 * self.longest_wait_s
+        return f"waits for a turn: {mean_ms:.0f} ms on average, {longest_ms:.0f} ms at most; told busy: {self.busy}"
+
+
+class _ClientLeftError(Exception):
+    """Nobody waits for this inference any more."""
 
 
 class PolicyServer:
@@ -97,6 +135,7 @@ class PolicyServer:
         self.counts = Counts()
         self._limits = Limits(nbytes=self.options.nbytes)
         self._connected = self._waiting = 0
+        self._turn = asyncio.Lock()  # whose waiters get it in the order in which they came
         self._handled: list[signal.Signals] = []
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,8 +144,8 @@ class PolicyServer:
         """Warm up, then serve until ``stop`` is called, or, with ``signals``, until Ctrl-C or SIGTERM.
 
         The port is taken at once, so that one that is in use is told before the policy warms up, but nothing listens
-        there until the policy is warm: openpi's clients wait for a server that refuses connections, and give up at one
-        that answers with an HTTP error.
+        there until the policy is warm: the client in openpi's repository tries again at a server that refuses
+        connections, and gives up at one that answers with an HTTP error.
 
         Args:
             started: called with the port once clients may connect.
@@ -189,13 +228,13 @@ class PolicyServer:
         number = self.counts.clients
         self.counts.clients += 1
         try:
-            session = await self._in_turn(partial(self.served.session, number), always=True)
+            session, _ = await self._in_turn(partial(self.served.session, number), connection)
             try:
                 await connection.send(pack(self.served.metadata()))
                 await self._questions(connection, session)
             finally:
                 self.served.over(session)
-        except ConnectionClosed:
+        except (ConnectionClosed, _ClientLeftError):
             log.info("client %d left", number)
         except Exception as error:
             log.exception("client %d met a fault of the server", number)
@@ -204,6 +243,7 @@ class PolicyServer:
             self._connected -= 1
 
     async def _questions(self, connection: ServerConnection, session: Session) -> None:
+        max_wait = self.options.max_wait
         before: float | None = None
         async for packed in connection:
             start = time.monotonic()
@@ -214,32 +254,56 @@ class PolicyServer:
             except WireError as error:
                 return await self._end(connection, str(error), CloseCode.INVALID_DATA)
             try:
-                reply = await self._in_turn(partial(session.answer, message))
+                reply, waited_s = await self._in_turn(partial(session.answer, message), connection, max_wait)
             except FailwiseError as error:  # the client may mend its question
                 self.counts.refused += 1
                 await connection.send(" ".join(str(error).split()))
                 continue
             if "actions" in reply:
-                self.counts.inferences += 1
+                self.counts.answered(waited_s)
+                reply["server_timing"]["queue_ms"] = 1000 * waited_s
                 if before is not None:
                     reply["server_timing"]["prev_total_ms"] = 1000 * before
             await connection.send(pack(reply))
             before = time.monotonic() - start
 
-    async def _in_turn(self, call: Callable[[], Result], always: bool = False) -> Result:
-        """Run something in the inference thread, after those that came before.
+    async def _in_turn(
+        self, call: Callable[[], Result], connection: ServerConnection, max_wait: float | None = None
+    ) -> tuple[Result, float]:
+        """Run something in the inference thread, after what came before, and tell how many seconds it waited for that.
 
         Raises:
-            WireError: too many wait already, unless it is ``always`` taken.
+            WireError: too many wait already, or ``max_wait`` seconds were too few. With None, it waits for ever.
+            _ClientLeftError: the client has closed its connection while it waited.
         """
-        if self._waiting >= self.options.queue and not always:
-            raise WireError(f"{BUSY}{self._waiting} inferences wait already; ask again")
         assert self._loop is not None
+        if max_wait is not None and self._waiting >= self.options.places:
+            self.counts.busy += 1
+            raise WireError(f"{BUSY}{self._waiting} inferences wait already (--queue {self.options.places}); ask again")
+        start = self._loop.time()
         self._waiting += 1
         try:
-            return await self._loop.run_in_executor(self._thread, call)
+            await self._wait(max_wait)
+            waited_s = self._loop.time() - start
+            try:
+                if connection.state is not State.OPEN:
+                    raise _ClientLeftError
+                return await self._loop.run_in_executor(self._thread, call), waited_s
+            finally:
+                self._turn.release()
         finally:
             self._waiting -= 1
+
+    async def _wait(self, max_wait: float | None) -> None:
+        try:
+            async with asyncio.timeout(max_wait):
+                await self._turn.acquire()
+        except TimeoutError:
+            self.counts.busy += 1
+            raise WireError(
+                f"{BUSY}no turn within {max_wait:g} s (--max-wait), {self._waiting - 1} other inferences are in line; "
+                "ask again, or use fewer clients at a time"
+            ) from None
 
     async def _end(self, connection: ServerConnection, why: str, code: CloseCode) -> None:
         self.counts.refused += 1
