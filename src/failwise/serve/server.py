@@ -119,7 +119,7 @@ class Counts:
 
 
 class _ClientLeftError(Exception):
-    """Nobody waits for this inference any more."""
+    """The client closed its connection while its inference was in line."""
 
 
 class PolicyServer:
@@ -189,7 +189,7 @@ class PolicyServer:
     async def _open(self, server: Server) -> None:
         try:
             await server.start_serving()
-        except OSError as error:  # somebody else's server was faster
+        except OSError as error:  # another server took the port while this one warmed up
             raise self._taken(error) from error
 
     def _taken(self, error: OSError) -> SetupError:
