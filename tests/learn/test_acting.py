@@ -78,7 +78,7 @@ def test_a_policy_without_denoising_is_none(tmp_path: Path, monkeypatch: pytest.
     class Other:
         spec = small_policy().spec
 
-    monkeypatch.setattr("failwise.policies.load_policy", lambda folder: Other())
+    monkeypatch.setattr("failwise.policies.sharing.shared_policy", lambda folder: Other())
     with pytest.raises(CheckpointError, match="a recovery policy is one of 'failwise train bc'"):
         ActingPolicy.load(tmp_path)
 
