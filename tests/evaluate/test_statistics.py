@@ -160,6 +160,54 @@ def test_melded_limits_in_closed_form() -> None:
         assert (one.lower, one.upper) == (-other.upper, -other.lower)
 
 
+@pytest.mark.parametrize("n", [6, 8, 20, 50])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_limit_of_a_clean_sweep_is_the_root_of_its_polynomial(n: int, confidence: float) -> None:
+    """All of n pairs are won: b ~ Beta(n, 1) and theta ~ Beta(n, 1), whose integral is a finite sum.
+
+    P(theta (2 b - 1) <= d) = d^n + n 2^-n (d^n log(1/d) + sum over k of C(n, k) d^(n-k) (1 - d^k) / k), k from 1 to n.
+    """
+    d, k = st.paired_difference(0, n, n, confidence).lower, np.arange(1, n + 1)
+    binomials = np.array([comb(n, int(j)) for j in k], np.float64)
+    tails = d**n * np.log(1 / d) + (binomials * d ** (n - k) * (1 - d**k) / k).sum()
+    slope = 2 * (1 - confidence) / (1 - d)  # at most about the density there; 1e-9 in d is far below it
+    assert d**n + n * 0.5**n * tails == pytest.approx((1 - confidence) / 2, abs=slope * 1e-10)
+
+
+def test_limits_of_every_size_agree_with_fine_panels() -> None:
+    rng = np.random.default_rng(1)
+    nodes, weights = np.polynomial.legendre.leggauss(30)
+    for n in (1, 2, 7, 40, 400, 1000, 20_000):
+        lost = int(rng.integers(0, n))
+        won = int(rng.integers(1, n - lost + 1))
+        for confidence in (0.8, 0.95, 0.999):
+            d, m = st.paired_difference(lost, won, n, confidence).lower, lost + won
+            if m == n and d <= 0:
+                continue  # a closed form: see above
+            theta = beta(m, n - m + 1) if d > 0 else beta(m + 1, n - m)
+            edges = np.linspace(max(abs(d), theta.ppf(1e-16)), max(abs(d), theta.isf(1e-16)), 501)
+            half = np.diff(edges)[:, None] / 2
+            t = edges[:-1, None] + half * (nodes + 1)
+            reached = beta(won, lost + 1).cdf((1 + d / t) / 2)
+            chance = float((half * weights * theta.pdf(t) * reached).sum()) + (theta.cdf(edges[0]) if d > 0 else 0.0)
+            assert chance == pytest.approx((1 - confidence) / 2, abs=1e-11), (lost, won, n, confidence)
+
+
+def test_an_interval_takes_few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page computes hundreds of intervals: what a limit costs is counted in values of the beta distribution."""
+    nodes, once = [0], st.betainc
+
+    def counted(*arguments):
+        nodes[0] += np.size(arguments[-1])
+        return once(*arguments)
+
+    monkeypatch.setattr(st, "betainc", counted)
+    for lost, won, n in [*CASES, (300, 310, 1000), (3, 3, 1000), (5000, 5300, 100_000)]:
+        nodes[0] = 0
+        st._melded_lower(lost, won, n, 0.025)
+        assert nodes[0] <= 4000, (lost, won, n, nodes[0])
+
+
 def test_no_discordant_pair_leaves_what_clopper_pearson_says_about_discordance() -> None:
     found = st.paired_difference(0, 0, 20)
     assert found.upper == pytest.approx(st.clopper_pearson(0, 20).upper, abs=1e-6)
