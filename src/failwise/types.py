@@ -139,7 +139,8 @@ class Intervention(BaseModel):
     """A stretch of steps in which something other than the policy acted.
 
     Attributes:
-        trigger: a monitor's alarm, or a recovery model that says that the episode is failing.
+        trigger: a monitor's alarm, a person who was asked at one, or a recovery model that says that the episode is
+            failing.
         actor: the expert, a recovery policy, a corrective action ("correct"), or a way back ("rewind").
         start: the first step of it. end: the first step at which the policy acted again, the hand-back; None where the
             episode ended before.
@@ -149,7 +150,7 @@ class Intervention(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-    trigger: Literal["alarm", "recovery_model"]
+    trigger: Literal["alarm", "person", "recovery_model"]
     actor: Literal["expert", "policy", "correct", "rewind"]
     start: int = Field(ge=0)
     end: int | None = None
@@ -226,8 +227,8 @@ class EpisodeMeta(BaseModel):
     cameras: tuple[str, ...] = ()
     n_frames: int = 0  # recorded looks (each holds every camera)
     failure_events: tuple[FailureEvent, ...] = ()
-    alarms: tuple[Alarm, ...] = ()
-    interventions: tuple[Intervention, ...] = ()
+    alarms: tuple[Alarm, ...] | None = None  # None: not recorded (imported, or rolled out before there were records)
+    interventions: tuple[Intervention, ...] | None = None  # in the order of their starts; None as above
     error: str = ""  # one line, when outcome is "error"
     provenance: Provenance = Provenance()
     extra: Mapping[str, Any] = Field(default_factory=dict)

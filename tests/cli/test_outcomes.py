@@ -16,7 +16,7 @@ from failwise.cli import main
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore
 from failwise.store.outcomes import COLUMNS, outcome_rows, write_outcomes
-from failwise.types import Alarm, FailureEvent, Intervention
+from failwise.types import Alarm, EpisodeMeta, FailureEvent, Intervention, Outcome
 
 FAILWISE = str(Path(sys.executable).parent / "failwise")
 
@@ -75,8 +75,8 @@ def test_alarms_and_interventions_are_counted_or_told_to_be_unknown(stores: Path
     (row,) = outcome_rows([Holder(alarms=(alarm,), interventions=stretches)])
     assert (row.alarms, row.first_alarm_step, row.interventions, row.intervention_steps) == (1, 7, 2, 16)
     event = FailureEvent(mode="alarm", onset_step=7, source="detected")
-    old = {"watch": {"alpha": 0.1}, "takeover": {"takeovers": [10]}}
-    (row,) = outcome_rows([Holder(failure_events=(event,), extra=old)])
+    old = {"extra": {"watch": {"alpha": 0.1}, "takeover": {"takeovers": [10]}}, "alarms": None, "interventions": None}
+    (row,) = outcome_rows([Holder(failure_events=(event,), **old)])
     assert (row.alarms, row.interventions, row.intervention_steps) == (None, None, None), (
         "from before they were recorded"
     )
@@ -121,3 +121,20 @@ def test_the_old_name_of_outcome_still_works_with_a_note(capsys: pytest.CaptureF
     assert _renamed("--assume") == "--outcome" and _renamed("--assume=success") == "--outcome=success"
     assert all("--assume is called --outcome now" in line for line in capsys.readouterr().err.strip().splitlines())
     assert _renamed("--out") == "--out" and capsys.readouterr().err == ""
+
+
+def test_an_episode_that_was_not_rolled_out_has_no_count_to_guess() -> None:
+    """An import may hold steps of a person; without a record of them their number is unknown, not 0."""
+    imported = EpisodeMeta(
+        episode_id="e", env_id="lerobot/x", task="x", instruction="go", env_seed=0, policy_seed=0,
+        outcome=Outcome.SUCCESS, n_steps=3, step_limit=3, control_hz=10.0,
+    )  # fmt: skip
+
+    class Holder:
+        path = Path("made-up")
+
+        def scan(self):
+            return iter([imported])
+
+    (row,) = outcome_rows([Holder()])
+    assert (row.alarms, row.first_alarm_step, row.interventions, row.intervention_steps) == (None,) * 4

@@ -59,6 +59,25 @@ def test_the_mode_is_the_interventions_own_where_an_alarm_and_a_drop_share_its_s
     assert result.by_mode == {"slip": (1, 1)}
 
 
+@pytest.mark.parametrize("modes", [("slip", "noop"), ("noop", "slip")])
+def test_of_two_interventions_at_one_step_the_record_says_which_came_first(modes: tuple[str, str]) -> None:
+    events = tuple(FailureEvent(mode=mode, onset_step=10, source="detected") for mode in ("slip", "noop"))
+    records = tuple(Intervention(trigger="recovery_model", actor="correct", start=10, end=10, mode=m) for m in modes)
+    about = {"recovery": "r", "remedy": "correct", "takeovers": [10, 10], "refused": 0}
+    with_it = episode("base+recover", PUSH, 0, LETTERS["s"]).model_copy(
+        update={"failure_events": events, "interventions": records, "extra": {"takeover": about}}
+    )
+    result = recovery_result([episode("base", PUSH, 0, LETTERS["t"]), with_it], "base")
+    assert (result.takeovers, result.by_mode) == (2, {modes[0]: (1, 1)})
+
+
+def test_an_older_intervention_without_an_event_names_no_mode() -> None:
+    about = {"recovery": "r", "remedy": "correct", "takeovers": [10], "refused": 0}
+    older = episode("base+recover", PUSH, 0, LETTERS["s"]).model_copy(update={"extra": {"takeover": about}})
+    result = recovery_result([episode("base", PUSH, 0, LETTERS["t"]), older], "base")
+    assert result.by_mode == {"takeover": (1, 1)}
+
+
 def exact(k: int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's limits by their definition."""
     return (beta.ppf(0.025, k, n - k + 1) if k else 0.0), (beta.ppf(0.975, k + 1, n - k) if k < n else 1.0)

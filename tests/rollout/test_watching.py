@@ -79,6 +79,7 @@ def test_stopping_ends_before_the_action_and_shows_the_last_view(monitor, tmp_pa
     meta, episode = run(tmp_path, Watch(monitor, "stop"), "plain+stop")
     at = meta.failure_events[0].onset_step
     assert meta.outcome == "aborted" and meta.n_steps == at and len(meta.failure_events) == 1
+    assert meta.interventions == (), "recorded: none"
     assert np.array_equal(episode.actions(), plain.actions()[:at])
     assert episode.look_steps()[-1] == at
 
@@ -93,6 +94,9 @@ def test_recovering_hands_over_to_the_expert_who_finishes(monitor, tmp_path):
     assert np.array_equal(episode.actions()[:at], plain.actions()[:at])
     assert np.isnan(episode.scores()[at + 1 :]).all() and episode.scores()[at] > monitor.band.upper(at)
     assert np.diff(episode.look_steps()).max() <= 8
+    (stretch,) = meta.interventions
+    assert (stretch.trigger, stretch.actor, stretch.start, stretch.end) == ("alarm", "expert", at, None)
+    assert (actors == Actor.RECOVERY).sum() == meta.n_steps - stretch.start, "the record and the steps agree"
     with pytest.raises(DataError, match="no finished episode"):
         load_traces(tmp_path, lambda m: m.arm == "plain+recover")
 
@@ -106,6 +110,7 @@ def test_a_person_decides(monitor, tmp_path):
 
     meta, _ = run(tmp_path, Watch(monitor, "ask", ask=ask), "plain+ask")
     assert meta.outcome == "success" and len(said) == 1
+    assert [stretch.trigger for stretch in meta.interventions] == ["person"]
     assert said[0].startswith(f"alarm at step {meta.failure_events[0].onset_step}: score ")
 
 

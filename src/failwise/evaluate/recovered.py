@@ -69,7 +69,8 @@ def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
         raise DataError(f"no seed with both {arm!r} and {recovered_arm(arm)!r}; evaluate both")
     won = {k: plain[k].outcome == Outcome.SUCCESS for k in keys}
     about = {k: helped[k].extra["takeover"] for k in keys}
-    taken = [k for k in keys if about[k]["takeovers"]]
+    counts = {k: len(helped[k].interventions or about[k]["takeovers"]) for k in keys}
+    taken = [k for k in keys if counts[k]]
     mended = {k for k in keys if not won[k] and helped[k].outcome == Outcome.SUCCESS}
     modes: dict[str, tuple[int, int]] = {}
     for k in taken:
@@ -84,7 +85,7 @@ def recovery_result(metas: Sequence[EpisodeMeta], arm: str) -> RecoveryResult:
         failures=len(keys) - sum(won.values()),
         taken_over=len(taken),
         needless=sum(won[k] for k in taken),
-        takeovers=sum(len(about[k]["takeovers"]) for k in keys),
+        takeovers=sum(counts.values()),
         refused=sum(about[k]["refused"] for k in keys),
         mended=len(mended),
         spoiled=sum(won[k] and helped[k].outcome != Outcome.SUCCESS for k in keys),
@@ -102,7 +103,7 @@ def _first_mode(meta: EpisodeMeta) -> str:
         return meta.interventions[0].mode or "takeover"
     start = meta.extra["takeover"]["takeovers"][0]
     events = (e for e in meta.failure_events if e.source == "detected" and e.mode != ALARM)
-    return next(e.mode for e in events if e.onset_step == start)
+    return next((e.mode for e in events if e.onset_step == start), "takeover")
 
 
 def recovery_by_task(metas: Sequence[EpisodeMeta], arm: str) -> dict[str, RecoveryResult]:

@@ -13,7 +13,7 @@ from failwise.policies.pooling import DEFAULT as DEFAULT_FEATURES
 from failwise.recover.takeover import Takeover, TakeoverOptions
 from failwise.rollout.watching import OnAlarm, Watch, band_scalar
 from failwise.store import episode_id
-from failwise.types import Actor, EpisodeMeta, FailureEvent, Outcome, StepRecord
+from failwise.types import Actor, EpisodeMeta, FailureEvent, Intervention, Outcome, StepRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -209,7 +209,7 @@ def run_episode(
             *_events(outcome, conditions, spec.conditions, step),
         ),
         alarms=() if watch is None or watch.alarm is None else (watch.alarm,),
-        interventions=() if takeover is None else tuple(takeover.interventions),
+        interventions=_interventions(watch, takeover),
         error=error,
         provenance=agent.provenance(),
         extra=layout
@@ -252,6 +252,12 @@ def _scalars(chunk: ActionChunk | None, verdict: Verdict | None) -> dict[str, fl
     """What is recorded with an inference: the steering's scalars, and the bound of a monitor."""
     scalars = {} if chunk is None else dict(chunk.info)
     return scalars if verdict is None else scalars | band_scalar(verdict)
+
+
+def _interventions(watch: Watch | None, takeover: Takeover | None) -> tuple[Intervention, ...]:
+    """Those that the alarm led to and those of the controller, in the order of their starts."""
+    both = [*(watch.interventions if watch else ()), *(takeover.interventions if takeover else ())]
+    return tuple(sorted(both, key=lambda intervention: intervention.start))
 
 
 def _alarm(watch: Watch | None) -> tuple[FailureEvent, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from failwise.agent import PolicyAgent
 from failwise.detect import Moment, Monitor, load_monitor
 from failwise.errors import SetupError
-from failwise.types import Alarm, FailureEvent, Verdict
+from failwise.types import Alarm, FailureEvent, Intervention, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,14 @@ class Watch:
             mode="alarm", stage=stage, onset_step=verdict.step, source="detected", evidence=evidence
         )
         return decision
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What the alarm led to: none, or the expert acts from its step on and hands nothing back."""
+        if self.alarm is None or self.event is None or self.alarm.decision != "recover":
+            return ()
+        trigger: Literal["person", "alarm"] = "person" if self.alarm.reaction == "ask" else "alarm"
+        return (Intervention(trigger=trigger, actor="expert", start=self.alarm.step, stage=self.event.stage),)
 
     def about(self) -> dict[str, Any]:
         """What watched, for the episode's metadata."""

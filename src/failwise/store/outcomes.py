@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, TextIO
 
@@ -17,6 +17,9 @@ Format = Literal["csv", "json", "jsonl"]
 @dataclass(frozen=True)
 class OutcomeRow:
     """What became of one episode. None where it was not recorded or does not apply: an empty cell, or null.
+
+    Imported episodes, and those that were recorded before there were records of them, tell nothing of alarms and
+    interventions.
 
     Attributes:
         store: folder of the episode's store.
@@ -103,11 +106,10 @@ def _cell(value: object) -> object:
 
 
 def _row(store: str, meta: EpisodeMeta) -> OutcomeRow:
-    ends = [meta.n_steps if one.end is None else one.end for one in meta.interventions]
-    lengths = [end - one.start for one, end in zip(meta.interventions, ends, strict=True)]
-    # Episodes from before alarms and interventions were recorded have notes of whoever watched, but not these records.
-    no_alarms = "watch" in meta.extra and not meta.alarms and any(e.mode == "alarm" for e in meta.failure_events)
-    unrecorded = not meta.interventions and bool(_takeovers(meta.extra.get("takeover")))
+    steps = None
+    if meta.interventions is not None:
+        ends = [meta.n_steps if stretch.end is None else stretch.end for stretch in meta.interventions]
+        steps = sum(end - stretch.start for stretch, end in zip(meta.interventions, ends, strict=True))
     made_by = meta.provenance
     return OutcomeRow(
         store=store,
@@ -125,16 +127,12 @@ def _row(store: str, meta: EpisodeMeta) -> OutcomeRow:
         n_steps=meta.n_steps,
         step_limit=meta.step_limit,
         control_hz=meta.control_hz,
-        alarms=None if no_alarms else len(meta.alarms),
+        alarms=None if meta.alarms is None else len(meta.alarms),
         first_alarm_step=meta.alarms[0].step if meta.alarms else None,
-        interventions=None if unrecorded else len(meta.interventions),
-        intervention_steps=None if unrecorded else sum(lengths),
+        interventions=None if meta.interventions is None else len(meta.interventions),
+        intervention_steps=steps,
         checkpoint_sha256=made_by.checkpoint_sha256 or None,
         agent=made_by.agent or None,
         failwise=made_by.failwise or None,
         simulator=made_by.simulator or None,
     )
-
-
-def _takeovers(about: object) -> Sequence[object]:
-    return about.get("takeovers", ()) if isinstance(about, dict) else ()
