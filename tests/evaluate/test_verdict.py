@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from failwise.evaluate import Finding, compare, describe, finding, verdict, verdicts
-from failwise.evaluate.verdict import p_text
+from failwise.evaluate.verdict import p_text, statements
 
 from .synthetic import episodes
 
@@ -77,3 +77,10 @@ def test_without_a_baseline_only_rates_are_stated() -> None:
 )
 def test_p_values_are_written_without_a_leading_zero(p: float, text: str) -> None:
     assert p_text(p) == text
+
+
+def test_a_statement_is_the_verdict_in_two_parts() -> None:
+    comparison = compare(episodes({"a": {"x/y": "s" * 9}, "b: new": {"x/y": "f" * 9}}), "a")
+    (statement,), (sentence,) = statements(comparison), verdicts(comparison)
+    assert statement.claim == "b: new is worse than a"
+    assert statement.text == sentence == f"{statement.claim}: {statement.evidence}."

@@ -5,6 +5,7 @@ The words follow ``p_adjusted``: with several arms (or several tasks of one arm)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from failwise.evaluate.records import FIXED_TEST, ArmResult, Comparison, PairedResult
@@ -31,25 +32,50 @@ def finding(result: PairedResult) -> Finding:
     return Finding.BETTER if result.won > result.lost else Finding.WORSE
 
 
+@dataclass(frozen=True)
+class Statement:
+    """A verdict in words: what is claimed, and on what evidence."""
+
+    claim: str
+    evidence: str
+
+    @property
+    def text(self) -> str:
+        """Both in one sentence."""
+        return f"{self.claim}: {self.evidence}."
+
+
 def verdict(arm: str, baseline: str, result: PairedResult) -> str:
     """One sentence on an arm against the baseline, with effect, interval, test and number of pairs."""
+    return statement(arm, baseline, result).text
+
+
+def statement(arm: str, baseline: str, result: PairedResult) -> Statement:
+    """What ``verdict`` says of an arm against the baseline, claim and evidence apart."""
     found = finding(result)
     pairs = f"n = {result.n} pair{'' if result.n == 1 else 's'}"
     if found is Finding.TOO_FEW:
         least = fewest_pairs(1 - result.difference.confidence, result.test != FIXED_TEST)
-        return f"Too few pairs to compare {arm} with {baseline}: {pairs}, and a verdict needs at least {least}."
+        return Statement(
+            f"Too few pairs to compare {arm} with {baseline}", f"{pairs}, and a verdict needs at least {least}"
+        )
     evidence = f"{points(result.difference)}, {_test(result)}, {pairs}"
     if found is not Finding.CANNOT_TELL:
-        return f"{arm} is {found} than {baseline}: {evidence}."
+        return Statement(f"{arm} is {found} than {baseline}", evidence)
     plan = f"; {_plan(result)}" if result.test == FIXED_TEST else ""  # what is planned for is the fixed test
-    return f"Cannot tell {arm} from {baseline}: {evidence}{plan}."
+    return Statement(f"Cannot tell {arm} from {baseline}", f"{evidence}{plan}")
 
 
 def verdicts(comparison: Comparison) -> list[str]:
     """One sentence for each arm against the baseline; where nothing is compared, each arm's success rate."""
+    return [each.text for each in statements(comparison)]
+
+
+def statements(comparison: Comparison) -> list[Statement]:
+    """What ``verdicts`` says, claims and evidence apart, in the same order."""
     if comparison.baseline is None or not comparison.against:
-        return [rate_sentence(arm) for arm in comparison.arms]
-    return [verdict(one.arm, comparison.baseline, one.pooled) for one in comparison.against]
+        return [_rate_statement(arm) for arm in comparison.arms]
+    return [statement(one.arm, comparison.baseline, one.pooled) for one in comparison.against]
 
 
 def figures(comparison: Comparison) -> dict[str, float | str]:
@@ -65,10 +91,14 @@ def figures(comparison: Comparison) -> dict[str, float | str]:
 
 def rate_sentence(arm: ArmResult) -> str:
     """An arm's success rate in words, with its interval."""
+    return _rate_statement(arm).text
+
+
+def _rate_statement(arm: ArmResult) -> Statement:
     pooled = arm.pooled
     over = f" over {len(arm.tasks)} tasks" if len(arm.tasks) > 1 else ""
     episodes = f"{pooled.n} episode{'' if pooled.n == 1 else 's'}"
-    return f"{arm.arm} succeeded in {pooled.successes} of {episodes}{over}: {percent(pooled.rate)}."
+    return Statement(f"{arm.arm} succeeded in {pooled.successes} of {episodes}{over}", percent(pooled.rate))
 
 
 def points(difference: Interval) -> str:

@@ -8,7 +8,7 @@ from math import ceil
 
 from failwise.evaluate.records import ArmComparison, ArmResult, Comparison, PairedResult, TaskResult
 from failwise.evaluate.statistics import Interval
-from failwise.evaluate.verdict import Finding, finding, p_text, percent, points, verdicts
+from failwise.evaluate.verdict import Finding, finding, p_text, percent, points, statements
 from failwise.types import Outcome, Provenance
 
 GLYPHS = {Finding.BETTER: "▲", Finding.WORSE: "▼", Finding.CANNOT_TELL: "≈", Finding.TOO_FEW: "…"}
@@ -179,10 +179,9 @@ def ranges(seeds: Sequence[int]) -> str:
 def _sentences(comparison: Comparison) -> tuple[Sentence, ...]:
     findings = [finding(one.pooled) for one in comparison.against]
     tones = [(TONES[found], GLYPHS[found]) for found in findings] or [("plain", "●")] * len(comparison.arms)
-    cut = (text.rpartition(": ") for text in verdicts(comparison))
     return tuple(
-        Sentence(claim, evidence.removesuffix("."), tone, glyph)
-        for (claim, _, evidence), (tone, glyph) in zip(cut, tones, strict=True)
+        Sentence(each.claim, each.evidence, tone, glyph)
+        for each, (tone, glyph) in zip(statements(comparison), tones, strict=True)
     )
 
 

@@ -129,9 +129,7 @@ class RayExecutor(WorkerPool[_RayWorker]):
 
 def _raised_at_start(error: Exception) -> str:
     """What the initializer raised, or "" where the worker was lost in another way."""
-    if "creation task" not in str(error):
-        return ""
-    return _last_line(error)
+    return _last_line(error) if getattr(error, "actor_init_failed", False) else ""
 
 
 def _last_line(error: Exception) -> str:

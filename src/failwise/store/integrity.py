@@ -25,10 +25,14 @@ _COPY = "its copy in a shard: "
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one episode: its id, and one line about what and where."""
+    """Something wrong with one episode: its id, and one line about what and where.
+
+    ``in_shard``: it is the copy in a shard that is wrong, while the episode also has a directory of its own.
+    """
 
     episode_id: str
     what: str
+    in_shard: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def _check(store: EpisodeStore, every_image: bool) -> CheckResult:
     places: list[Path | ShardPath] = [*loose, *(place for place in sharded if place.name not in names)]
     # Of an episode that is in both, as a stopped compaction leaves it, the directory counts; the copy has to be whole.
     for copy in (place for place in sharded if place.name in names):
-        problems += [Problem(copy.name, f"{_COPY}{what}") for what in problems_of(copy, every_image)]
+        problems += [Problem(copy.name, f"{_COPY}{what}", in_shard=True) for what in problems_of(copy, every_image)]
     for place in places:
         found = [Problem(place.name, what) for what in problems_of(place, every_image)]
         problems += found
@@ -141,7 +145,7 @@ def _repair(store: EpisodeStore, every_image: bool) -> RepairResult:
 
 def _quarantine_loose(root: Path, problems: Sequence[Problem]) -> dict[str, Path]:
     """Put aside the damaged episodes that have a directory of their own. Name -> where to."""
-    damaged = sorted({p.episode_id for p in problems if not p.what.startswith(_COPY)})
+    damaged = sorted({p.episode_id for p in problems if not p.in_shard})
     return {name: _quarantine(root, name, problems) for name in damaged if (root / name).is_dir()}
 
 

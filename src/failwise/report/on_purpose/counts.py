@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from failwise.generate import MODES, Attempt, parts_of
 from failwise.report.on_purpose.made import Made, is_own, kind, mode_rank
-from failwise.report.on_purpose.words import amount, counted, kind_of, named, plural
+from failwise.report.on_purpose.words import counted, kind_of, named, plural, span
 
 RESULTS = ("kept", "unmended", "harmless", "inapplicable", "no_plan", "error")
 HOTTEST = 60  # per cent of the heat colour, so that text on it stays readable
@@ -127,8 +127,7 @@ def cell_rows(made: Made, env_id: str) -> list[CellRow]:
         cell = made.cells.get((env_id, name))
         size, unit = "", MODES[mode].unit if mode in MODES else ""
         if cell is not None and unit:
-            low, high = (amount(x, unit, signed=False) for x in cell.magnitude)
-            size = f"{low.split()[0]} to {high}"
+            size = span(*cell.magnitude, unit)
         goal = "" if cell is None else str(cell.wanted)
         found = (n["recoveries"], n["harmless"], n["unmended"], n["no_plan"] + n["inapplicable"], n["error"])
         told = (named(mode), named(axis), named(stage), size, str(n["kept"]), goal, *map(str, found))

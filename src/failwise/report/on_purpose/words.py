@@ -34,11 +34,21 @@ def kind_of(mode: str, axis: str) -> str:
 
 def amount(value: float, unit: str, *, signed: bool = True) -> str:
     """A magnitude with its unit; metres become centimetres, radians degrees."""
-    shown, factor = UNITS.get(unit, (unit, 1.0))
-    value *= factor
+    shown, _ = UNITS.get(unit, (unit, 1.0))
     sign = "" if not signed else MINUS if value < 0 else "+"
+    return f"{sign}{_size(value, unit)} {shown}".strip()
+
+
+def span(low: float, high: float, unit: str) -> str:
+    """Two magnitudes with their common unit: ``1.0 to 4.0 cm``."""
+    return f"{_size(low, unit)} to {amount(high, unit, signed=False)}"
+
+
+def _size(value: float, unit: str) -> str:
+    """A magnitude's absolute value without its unit."""
+    shown, factor = UNITS.get(unit, (unit, 1.0))
     digits = 0 if shown in ("degrees", "steps") else 1
-    return f"{sign}{abs(value):.{digits}f} {shown}".strip()
+    return f"{abs(value * factor):.{digits}f}"
 
 
 def change_of(p: Perturbation, control_hz: float) -> str:
