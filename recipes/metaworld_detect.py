@@ -28,6 +28,7 @@ import numpy as np
 import tyro
 
 from failwise.agent import save_agent
+from failwise.cli.tables import print_table
 from failwise.detect import Trace, load_traces
 from failwise.envs.metaworld.env import TASKS as ALL
 from failwise.evaluate.detection import Scored, at_earliest_stop, roc_aucs, within_tasks_of
@@ -202,7 +203,7 @@ def write_results(recipe: Recipe, episodes: Path) -> None:
     path = REPOSITORY / "docs" / "results" / f"{recipe.results}.json"
     path.write_text(json.dumps(with_null(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     shutil.copy(draw(results, recipe.out / "detect.png"), path.with_suffix(".png"))
-    table(results)
+    print_table(table(results))
     print(path)
 
 

@@ -6,13 +6,18 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from failwise import cli
 from failwise.cli import main
+from failwise.cli.generate import table as injection
+from failwise.generate.cells import Cell
 from failwise.rollout import RolloutItem, RolloutOptions, collect
 from failwise.store import EpisodeStore
 from failwise.store.outcomes import COLUMNS, outcome_rows, write_outcomes
@@ -113,6 +118,39 @@ def test_a_piped_table_cuts_nothing(stores: Path, columns: str) -> None:
     row = next(line for line in done.stdout.splitlines() if "an arm" in line)
     steps = sum(m.n_steps for m in EpisodeStore(stores / "random").metas())
     assert str(steps) in row.replace("│", " ").split()
+
+
+def test_a_piped_title_is_one_line_and_colours_change_no_width(stores: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("a-folder-with-a-long-name-" * 7)
+    long.symlink_to(stores / "random", target_is_directory=True)
+    environment = os.environ | {"COLUMNS": "40", "FORCE_COLOR": "1"}
+    done = subprocess.run(
+        [FAILWISE, "store", "stats", str(long)], capture_output=True, text=True, env=environment, check=True
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert str(long) in plain.splitlines(), "rich folds a title to the width of its table"
+    assert "an arm, with a comma" in plain and "parity/reach" in plain and "…" not in plain
+
+
+def test_every_table_is_printed_in_the_one_place() -> None:
+    """Each of the others chose a width of its own, at which a long name or a large number was cut."""
+    package = Path(cli.__file__).parents[1]
+    own = [p.relative_to(package).as_posix() for p in package.rglob("*.py") if re.search(r"Console\(", p.read_text())]
+    bars = ["learn/progress.py", "rollout/progress.py"]  # on standard error
+    assert sorted(own) == sorted(["cli/tables.py", *bars])
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_the_piped_table_of_failure_injection_cuts_nothing(columns: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    cell = Cell(
+        env_id="tiny/" + "a-long-task-name-" * 12, mode="translation", axis="x", stage="near_puck",
+        magnitude=(0.01, 0.02), wanted=123_456_789,
+    )  # fmt: skip
+    injection([(cell, Counter(kept=987_654_321))])
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = (line for line in lines if "123456789" in line)
+    assert cell.env_id.partition("/")[2] in row and "987654321" in row and not any("…" in line for line in lines)
 
 
 def test_the_old_name_of_outcome_still_works_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:

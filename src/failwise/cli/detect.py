@@ -254,7 +254,7 @@ def bench(argv: Sequence[str]) -> int:
         json.dumps(with_null(results), indent=1, allow_nan=False) + "\n", encoding="utf-8"
     )
     picture = draw(results, asked.out / "detect.png")
-    table(results)
+    print_table(table(results))
     print(asked.out / "detect.json")
     print(write_bench_page(results, picture, asked.out / "detect.html"))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from failwise.cli.options import existing_folder, parse, writable_folder
+from failwise.cli.tables import print_table
 from failwise.errors import SetupError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -140,7 +140,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def table(rows: Sequence[tuple[Cell, Mapping[str, int]]]) -> None:
     """Show a row a cell: what was wanted, what is there, and what became of the other attempts."""
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title="failures with a verified recovery")
@@ -153,8 +152,7 @@ def table(rows: Sequence[tuple[Cell, Mapping[str, int]]]) -> None:
         others = (n["corrections"], n["harmless"], n["unmended"], n["no_plan"] + n["inapplicable"], n["error"])
         row = (cell.env_id.split("/", 1)[1], cell.mode, cell.axis, cell.stage, str(n["kept"]), str(cell.wanted))
         shown.add_row(*row, *map(str, others), style="" if n["kept"] >= cell.wanted else "yellow")
-    # Not a terminal: no folding to 80 columns, every row stays one line.
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    print_table(shown)
 
 
 def _summary(out: Path, rows: Sequence[tuple[Cell, Mapping[str, int]]]) -> int:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from failwise.report.page import table_html, write_page
 from failwise.report.section import Section
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 GREY, BLUE, ORANGE, RED = "#9aa3ad", "#2f6db3", "#d9822b", "#b3362f"
 
 
-def table(results: Mapping[str, Any]) -> None:
-    """Print ROC-AUC at both ends, and what the functional band's alarms came to."""
-    from rich.console import Console
+def table(results: Mapping[str, Any]) -> Table:
+    """ROC-AUC at both ends, and what the functional band's alarms came to, as a table for a console.
+
+    Args:
+        results: what ``failwise.evaluate.detector_bench.bench`` returns.
+    """
     from rich.table import Table
 
     out = Table(
@@ -31,7 +37,7 @@ def table(results: Mapping[str, Any]) -> None:
         cells.append(_auc(unseen["final"]["roc_auc"]))
         here, there = (_alarms(row, part, results["alpha"]) for part in ("seen", "unseen"))
         out.add_row(name, *cells, f"{here[0]}/{here[1]}", f"{there[0]}/{there[1]}", f"{there[2]}/{there[3]}")
-    Console(width=180).print(out)
+    return out
 
 
 def draw(results: Mapping[str, Any], path: Path) -> Path:
