@@ -1,6 +1,7 @@
 """Questions for a VLM: their pictures are the last ones, their answers are what was verified, and can be read back."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from failwise.envs.tiny import make
 from failwise.errors import DataError
 from failwise.generate import GenerateOptions, Request, cells_of, generate
 from failwise.generate.plan import stage_at
-from failwise.generate.questions import export_questions
+from failwise.generate.questions import _no_episodes, _why_not, export_questions
 from failwise.recover.questions import FRAMES, Answer
 from failwise.rollout import RolloutItem, collect
 from failwise.store import EpisodeStore
@@ -103,9 +104,35 @@ def test_what_is_missing_is_named_with_the_command_that_helps(tmp_path: Path) ->
     collect([RolloutItem("tiny/push", 0, 0, "x", "expert")], tmp_path / "own" / "episodes", workers=1, quiet=True)
     with pytest.raises(DataError, match=r"holds no injected failure.*inject some: failwise generate --env"):
         export_questions(tmp_path / "own", tmp_path / "out")
-    with pytest.raises(DataError, match=r"is no folder that 'failwise generate --out' made"):
-        export_questions(tmp_path / "own" / "episodes", tmp_path / "out")
+    collected = tmp_path / "own" / "episodes"
+    with pytest.raises(
+        DataError, match=rf"--failures {collected} --env tiny/push --out FOLDER, or inject some"
+    ) as told:
+        export_questions(collected, tmp_path / "out")
+    assert "\n" not in str(told.value)
+    (tmp_path / "nothing").mkdir()
+    for folder in (tmp_path / "nothing", tmp_path / "not there"):
+        with pytest.raises(
+            DataError, match=r"it has no .*episodes; make one: failwise generate --env ENV --out FOLDER"
+        ):
+            export_questions(folder, tmp_path / "out")
+    assert not (tmp_path / "not there").exists()
     options = GenerateOptions(workers=1, look_every=0)
     generate(cells_of(make("push"), [Request(mode="translation", episodes=2)]), tmp_path / "blind", options)
     with pytest.raises(DataError, match=r"\d failures have a verified correction, but none .* --look-every 2"):
         export_questions(tmp_path / "blind", tmp_path / "out")
+
+
+def test_every_command_that_a_refusal_names_exists(tmp_path: Path, data: Path, capsys) -> None:
+    """The remedy of each refusal is one of generate's own options."""
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    help_text = capsys.readouterr().out
+    plan = next(m for m in EpisodeStore(data / "episodes").metas() if "stages" in m.extra)
+    bare = plan.model_copy(update={"extra": {"stages": plan.extra["stages"]}})
+    own = bare.model_copy(update={"extra": {**bare.extra, "own": True}})
+    corrected = bare.model_copy(update={"extra": {**bare.extra, "corrections": [{"at": 1}]}})
+    remedies = [_why_not(data, made) for made in ([], [bare], [own], [corrected])] + [_no_episodes(tmp_path / "x")]
+    for remedy, option in zip(remedies, ("--env", "--episodes", "--corrections", "--look-every", "--env"), strict=True):
+        assert option in remedy.rpartition(";")[2]
+        assert all(word in help_text for word in re.findall(r"--[a-z-]+", remedy)), remedy

@@ -72,7 +72,6 @@ _AGE = "failwise.picture_age"
 def questions(argv: Sequence[str]) -> int:
     """Write the questions."""
     asked = parse(Questions, argv, "export questions")
-    existing_folder(asked.data, "--data", "what 'failwise generate' made")
     if asked.correct < 0:
         raise SetupError(f"--correct must be at least 0, not {asked.correct}")
     writable_folder(asked.out)

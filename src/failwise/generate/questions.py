@@ -41,7 +41,7 @@ def export_questions(data: Path, out: Path, correct: float = 1.0, seed: int = 0)
         DataError: no failure with a verified correction and pictures.
     """
     if not (data / "episodes").is_dir():
-        raise DataError(f"{data} is no folder that 'failwise generate --out' made: it has no {data / 'episodes'}")
+        raise DataError(_no_episodes(data))
     store = EpisodeStore(data / "episodes", create=False)
     made = [m for m in store.metas() if "stages" in m.extra]
     metas = sorted((m for m in made if m.n_frames), key=lambda m: m.episode_id)
@@ -65,6 +65,19 @@ def export_questions(data: Path, out: Path, correct: float = 1.0, seed: int = 0)
     return path
 
 
+def _no_episodes(data: Path) -> str:
+    """What a folder is that 'failwise generate' did not make, and the command that helps."""
+    inject = "failwise generate --env ENV --out FOLDER"
+    env_ids = sorted({m.env_id for m in EpisodeStore(data, create=False).scan()}) if data.is_dir() else []
+    if env_ids:
+        return (
+            f"{data} is no folder that 'failwise generate --out' made, but recorded episodes; search recoveries of "
+            f"their failures: failwise generate --failures {data} --env {','.join(env_ids)} --out FOLDER, "
+            f"or inject some: {inject}"
+        )
+    return f"{data} is no folder that 'failwise generate --out' made: it has no {data / 'episodes'}; make one: {inject}"
+
+
 def _why_not(data: Path, made: list[EpisodeMeta]) -> str:
     """Why nothing can be asked about a folder's episodes, and the command that helps."""
     if not made:
@@ -77,6 +90,11 @@ def _why_not(data: Path, made: list[EpisodeMeta]) -> str:
         return (
             f"{data}: {corrected} failures have a verified correction, but none of them has images; generate into "
             "another folder with --look-every 2"
+        )
+    if any("own" in m.extra for m in made):  # none that are recorded could be recovered from where it was tried
+        return (
+            f"{data}: none of {len(made)} episodes has a verified correction; search from more of their steps, into "
+            "another folder: the same 'failwise generate --failures' with more --corrections"
         )
     return (
         f"{data}: none of {len(made)} episodes has a verified correction; let it search more: the same 'failwise "
