@@ -67,15 +67,17 @@ def export_questions(data: Path, out: Path, correct: float = 1.0, seed: int = 0)
 
 def _no_episodes(data: Path) -> str:
     """What a folder is that 'failwise generate' did not make, and the command that helps."""
-    inject = "failwise generate --env ENV --out FOLDER"
     env_ids = sorted({m.env_id for m in EpisodeStore(data, create=False).scan()}) if data.is_dir() else []
     if env_ids:
         return (
-            f"{data} is no folder that 'failwise generate --out' made, but recorded episodes; search recoveries of "
-            f"their failures: failwise generate --failures {data} --env {','.join(env_ids)} --out FOLDER, "
-            f"or inject some: {inject}"
+            f"{data} is no folder that 'failwise generate --out' made, but recorded episodes; inject failures: "
+            f"failwise generate --env {','.join(env_ids)} --out FOLDER (with --failures {data}, of Meta-World and "
+            "ManiSkill, these own failures)"
         )
-    return f"{data} is no folder that 'failwise generate --out' made: it has no {data / 'episodes'}; make one: {inject}"
+    return (
+        f"{data} is no folder that 'failwise generate --out' made: it has no {data / 'episodes'}; make one: "
+        "failwise generate --env ENV --out FOLDER"
+    )
 
 
 def _why_not(data: Path, made: list[EpisodeMeta]) -> str:
