@@ -104,12 +104,23 @@ def test_a_wrong_option_is_explained_without_a_traceback(arguments: tuple[str, .
     assert "--help" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_policy_that_never_fits_is_said_and_fails(tmp_path: Path) -> None:
+def test_a_random_policy_of_another_width_is_refused_before_anything_runs(tmp_path: Path) -> None:
     done = failwise(*COLLECT.replace("random", "random:9").split(), cwd=tmp_path)
-    assert done.returncode == 1 and "tiny/reach: 2 episodes, 2 error" in done.stdout
-    assert re.search("failwise: 2 of 2 episodes ended in an error; the first, tiny.reach--.*9", done.stderr)
-    done = failwise(*EVALUATE.replace("b=random", "b=random:9").split(), cwd=tmp_path)
-    assert done.returncode == 1 and "20 of 20 episodes of b ended in an error" in done.stderr
+    assert_one_line(done, "random:9 gives 9 numbers an action, but the environment takes 3: write random:3")
+
+
+def test_episodes_that_all_end_in_an_error_are_said_and_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from failwise.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main([*COLLECT.replace("tiny/", "broken/").split(), "--workers", "1"]) == 1
+    told = capsys.readouterr()
+    assert "broken/reach: 2 episodes, 2 error" in told.out
+    assert re.search("failwise: 2 of 2 episodes ended in an error; the first, broken.reach--.*arm came off", told.err)
+    assert main([*EVALUATE.replace("tiny/", "broken/").split(), "--workers", "1"]) == 1
+    assert "20 of 20 episodes of b ended in an error" in capsys.readouterr().err
 
 
 def test_only_failures_to_imitate(tmp_path: Path) -> None:
