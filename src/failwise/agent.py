@@ -213,7 +213,8 @@ def load_agent(spec: str | Path) -> Agent:
     """The agent that a string stands for.
 
     Args:
-        spec: "expert", "expert:mixed", "random:ACTION_DIM", "openpi:ws://HOST:PORT", an agent or a policy folder.
+        spec: "expert", "expert:mixed", "random", "random:ACTION_DIM", "openpi:ws://HOST:PORT", an agent or a policy
+            folder.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another format.
@@ -230,10 +231,10 @@ def load_agent(spec: str | Path) -> Agent:
     if text == "random" or text.startswith("random:"):
         from failwise.policies.scripted import RandomPolicy
 
-        dims = text.partition(":")[2] or "4"
-        if not dims.isdigit() or int(dims) < 1:
+        dims = text.partition(":")[2]
+        if text != "random" and (not dims.isdigit() or int(dims) < 1):
             raise SetupError(f"write random:ACTION_DIM, for example random:4, not {text!r}")
-        return PolicyAgent(RandomPolicy(action_dim=int(dims)), about=Provenance(agent=text))
+        return PolicyAgent(RandomPolicy(action_dim=int(dims) if dims else None), about=Provenance(agent=text))
     if split_address(text)[0]:
         policy = shared_policy(text)
         return PolicyAgent(policy, about=_provenance(text, weights_folder(text), policy))

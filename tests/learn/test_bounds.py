@@ -108,6 +108,15 @@ def test_random_actions_of_another_length_are_one_line():
         load_agent("random:4").begin(env, 0)
 
 
+def test_random_without_a_number_takes_the_width_of_its_environment():
+    for env_id in ("tiny/push", "wide/push"):
+        env = make_env(env_id)
+        agent = load_agent("random")
+        agent.begin(env, 0)
+        actions = agent.act(env.reset(seed=0)[0]).actions
+        assert actions.shape == (8, 3) and (actions >= env.spec.action_low).all()
+
+
 def test_the_wide_suite_conforms():
     problems = [p for p in check_env(WideEnv("push")) if "nudge" not in p]
     assert problems == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,14 +24,17 @@ class RandomPolicy:
     Until ``take_bounds`` gives others, the bounds are [-1, 1].
 
     Args:
-        action_dim: A. horizon: H, actions a chunk; all of them are executed.
+        action_dim: A; None takes as many as the bounds have that are given, 4 until then.
+        horizon: H, actions a chunk; all of them are executed.
         seed: of the actions, until ``reset`` gives another.
 
     Raises:
         SetupError: ``action_dim`` or ``horizon`` is below 1.
     """
 
-    def __init__(self, action_dim: int = 4, horizon: int = 8, seed: int = 0) -> None:
+    def __init__(self, action_dim: int | None = 4, horizon: int = 8, seed: int = 0) -> None:
+        self._any_width = action_dim is None
+        action_dim = 4 if action_dim is None else action_dim
         if action_dim < 1 or horizon < 1:
             raise SetupError(f"a random policy needs action_dim >= 1 and horizon >= 1, not {action_dim} and {horizon}")
         self.spec = PolicySpec(
@@ -45,6 +49,8 @@ class RandomPolicy:
         Raises:
             SetupError: they have another number of dimensions than the policy's actions.
         """
+        if self._any_width:
+            self.spec = replace(self.spec, action_dim=len(low))
         if not len(low) == len(high) == self.spec.action_dim:
             raise SetupError(
                 f"random:{self.spec.action_dim} gives {self.spec.action_dim} numbers an action, but the environment "
