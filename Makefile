@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help test-fast setup openpi maniskill test-maniskill vulkan constraints-maniskill libero test-libero constraints-libero lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
+.PHONY: help test-fast test-portable setup openpi maniskill test-maniskill vulkan constraints-maniskill libero test-libero constraints-libero lerobot test-lerobot constraints-lerobot render-libraries browser test demo lint bench format hooks constraints clean
 
 help:
 	@echo "make setup   create $(VENV) and install Failwise with pinned packages (a second call is instant)"
@@ -89,6 +89,15 @@ test: setup browser openpi
 # What takes seconds and no simulator: most of the tests in a fraction of the time.
 test-fast: setup browser openpi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not metaworld" $(PYTEST_ARGS)
+
+# Nothing may hang on what the processor is good at, or on the order of the tests: once as on a processor without vector
+# units, once as on one with AVX2 and nothing newer, each in a random order of its own.
+test-portable: SEED := $(shell date +%s)
+test-portable:
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+	  $(MAKE) test-fast PYTEST_ARGS="--random-order --random-order-seed=$(SEED)"
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	  $(MAKE) test-fast PYTEST_ARGS="--random-order --random-order-seed=$(SEED)1"
 
 demo: setup
 	$(BIN)/failwise demo --out '$(DEMO_OUT)' --workers $(WORKERS)
