@@ -38,11 +38,11 @@ def shared_policy(path: str | Path) -> Any:
     key = f"{kind}:{rest.partition('?')[2] if kind else ''}:{content_sha256(folder)}"
     first = _first.get(key)
     if first is None:
-        policy = load_policy(path)
-        if isinstance(policy, SharesWeights):
-            _first[key] = policy
-        return policy
-    twin = first.twin()
+        first = load_policy(path)
+        if not isinstance(first, SharesWeights):
+            return first
+        _first[key] = first
+    twin = first.twin()  # the first one itself stays as it was read
     _lender[twin] = first
     return twin
 

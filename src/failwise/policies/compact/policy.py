@@ -209,8 +209,10 @@ class CompactVLA:
         return CompactVLA(config, self.normaliser, network, self.text, dict(self.notes))
 
     def twin(self) -> CompactVLA:
-        """Another policy with the same weights, in the same memory."""
-        return CompactVLA(self.config, self.normaliser, self.network, self.text, dict(self.notes))
+        """Another policy with the same weights, in the same memory; what it encodes of new wordings is its own."""
+        text = TextCache(self.config.text_tokens)
+        text.load_state_dict(self.text.state_dict())
+        return CompactVLA(self.config, self.normaliser, self.network, text, dict(self.notes))
 
     def save(self, folder: Path) -> None:
         """Write config.json, model.safetensors and text.safetensors, each replaced atomically."""
