@@ -85,7 +85,7 @@ def test_it_conforms(env):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_first_observation_is_of_the_layout_that_reset_drew(task):
-    """Upstream leaves bodies, sites and joints where the layout before had them; 35 of the 50 tasks showed it."""
+    """Upstream leaves bodies, sites and joints where the layout before had them; 30 of the 50 tasks showed it."""
     env = make_env(f"metaworld/{task}", image_size=64)
     import mujoco  # after the adapter, which chooses the renderer
 
