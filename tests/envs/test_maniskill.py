@@ -154,12 +154,14 @@ def test_same_seed_same_episode_and_other_seed_other_layout(any_env):
 
 
 def test_experts_succeed(any_env):
-    limit = any_env.spec.step_limit
+    # LiftPegUpright's expert stands 29 of 50 pegs up (docs/maniskill.md): three of twelve with 99.6%. The others do all
+    # but one of fifty, so no processor's rounding turns six of eight.
+    layouts, least = (12, 3) if any_env.spec.task == "LiftPegUpright-v1" else (8, 6)
     wins = 0
-    for seed in range(100, 104):
+    for seed in range(100, 100 + layouts):
         any_env.reset(seed=seed)
-        wins += success_within(any_env, limit)
-    assert wins >= (3 if any_env.spec.task in MAIN else 2)
+        wins += success_within(any_env, any_env.spec.step_limit)
+    assert wins >= least
 
 
 @pytest.mark.parametrize("other", [pytest.param("cubeB", marks=simulated)])

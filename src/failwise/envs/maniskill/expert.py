@@ -151,17 +151,23 @@ def rests(world: World, name: str, spot: NDArray[np.float64]) -> bool:
     return bool(np.linalg.norm(offset[:2]) < sideways and offset[2] < height)
 
 
-def put(world: World, name: str, spot: NDArray[np.float64], turn: float = 0.0) -> Stage:
-    """Carry a held thing above a spot, turned by ``turn`` about the vertical, and lower it."""
+def put(
+    world: World, name: str, spot: NDArray[np.float64], turn: float = 0.0, over_m: float = 0.05, hover_m: float = 0.02
+) -> Stage:
+    """Carry a held thing above a spot, turned by ``turn`` about the vertical, and lower it.
+
+    It travels ``over_m`` above the spot and takes aim ``hover_m`` above it: more than the defaults where something as
+    high as the thing stands in the way or beside the spot.
+    """
     thing = world.pose(name)
     offset = spot - thing[:3, 3]
     rotation = about_z(turn) @ thing[:3, :3]
     if np.linalg.norm(offset[:2]) < 0.006 and abs(turn) < 0.1:
         return carry(world, name, pose_at(spot, rotation), 0.5)
     far = float(np.linalg.norm(offset[:2])) > 0.015
-    if far and thing[2, 3] < spot[2] + 0.025:  # lift before going sideways
-        return carry(world, name, pose_at((*thing[:2, 3], spot[2] + 0.05), thing[:3, :3]))
-    return carry(world, name, pose_at((*spot[:2], spot[2] + (0.05 if far else 0.02)), rotation))
+    if far and thing[2, 3] < spot[2] + over_m - 0.025:  # lift before going sideways
+        return carry(world, name, pose_at((*thing[:2, 3], spot[2] + over_m), thing[:3, :3]))
+    return carry(world, name, pose_at((*spot[:2], spot[2] + (over_m if far else hover_m)), rotation))
 
 
 def let_go(world: World) -> Stage:

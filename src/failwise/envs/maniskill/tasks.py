@@ -164,7 +164,7 @@ def plug_charger(world: World) -> Stage:
 def stack_pyramid(world: World) -> Stage:
     """Put the red cube (A) beside the green one (B), then the blue one (C) on both."""
     a, b = world.pose("cubeA")[:3, 3], world.pose("cubeB")[:3, 3]
-    together = np.linalg.norm((a - b)[:2]) < 0.052 and abs(a[2] - b[2]) < 0.01
+    together = np.linalg.norm((a - b)[:2]) < 0.056 and abs(a[2] - b[2]) < 0.01  # upstream: below 0.0616
     if together and not world.holds("cubeA"):
         spot = _on_both(world)
         if rests(world, "cubeC", spot):
@@ -177,7 +177,9 @@ def stack_pyramid(world: World) -> Stage:
     spot, yaw = _beside(world)
     if world.holds("cubeA"):
         turn = (yaw - yaw_of(world.hand) + np.pi / 2) % np.pi - np.pi / 2
-        return let_go(world) if rests(world, "cubeA", spot) else put(world, "cubeA", spot, turn)
+        # What slipped up in the fingers cannot be lowered to the table: from a few millimetres it may drop.
+        down = together or rests(world, "cubeA", spot)
+        return let_go(world) if down else put(world, "cubeA", spot, turn, over_m=0.09, hover_m=0.045)
     if world.holds("cubeC"):
         return let_go(world)
     return pick(world, cube_grasp(world, "cubeA", ("cubeB", "cubeC"), yaw))
@@ -185,14 +187,15 @@ def stack_pyramid(world: World) -> Stage:
 
 def _beside(world: World) -> tuple[NDArray[np.float64], float]:
     """A spot beside cube B away from cube C, and the hand's yaw there that keeps the fingers off B."""
-    b, c = world.pose("cubeB"), world.pose("cubeC")[:2, 3]
+    a, b, c = world.pose("cubeA")[:2, 3], world.pose("cubeB"), world.pose("cubeC")[:2, 3]
     spots = []
     for k in range(4):
         face = yaw_of(b) + k * np.pi / 2
-        spot = b[:3, 3] + 0.044 * np.array([np.cos(face), np.sin(face), 0.0])
+        spot = b[:3, 3] + 0.047 * np.array([np.cos(face), np.sin(face), 0.0])
         room = min(float(np.linalg.norm(spot[:2] - c)), 0.08)
         yaw = (face + np.pi / 2) % np.pi - np.pi / 2
-        spots.append((10 * room - abs(yaw), spot, yaw))
+        near = float(np.linalg.norm(spot[:2] - a))  # of two as good, the one that it already heads for
+        spots.append((10 * room - abs(yaw) - 2 * near, spot, yaw))
     _, spot, yaw = max(spots, key=lambda entry: entry[0])
     return spot, float(yaw)
 
