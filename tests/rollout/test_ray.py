@@ -28,11 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Resour
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """One cluster for all tests here; the executors under test find it and leave it running."""
+    """One cluster for all tests here; the executors under test find it and leave it running.
+
+    The shared executor keeps two of its cores; the others are for the tests with one of their own, in any order.
+    """
     # Workers import the items by their package's name, as the pool's do.
     root = str(Path(__file__).parents[1])
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         runtime_env={"env_vars": {"PYTHONPATH": root}},
     )  # fmt: skip
     yield
