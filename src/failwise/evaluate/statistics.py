@@ -217,8 +217,8 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """
     if any(not 0 <= p <= 1 for p in p_values):
         raise ValueError(f"p-values must lie in [0, 1], got {list(p_values)}")
-    if not p_values:
-        return ()
+    if len(p_values) <= 1:  # a family of one; the library below collects all garbage at each call
+        return tuple(float(p) for p in p_values)
     return tuple(float(p) for p in multipletests(p_values, method="holm")[1])
 
 
